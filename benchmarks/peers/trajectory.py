@@ -1,0 +1,172 @@
+"""A head's whole trajectory, side by side in one run: diffusers' loop (eager), bare ONNX Runtime, and ours.
+
+    python benchmarks/peers/trajectory.py [--work DIR] [--rounds 15] [--json FILE]
+
+Trains a `small` head on drawn phantoms at 64x64 (seconds), exports it with 20 steps, and then runs the three in
+shuffled order, round after round, on fresh hand-over tensors of one image:
+
+* diffusers: UNet2DModel in eager mode and DDIMScheduler.step, as DDIMPipeline does it (no_grad, batch 1);
+* bare ONNX Runtime: nothing but 20 InferenceSession.run calls of the same graph, summed;
+* ours: the `ort-cpu` engine's denoise, from tensor to tensor.
+
+All use the same number of threads. The three results are compared before any figure is printed. Figures are medians
+over rounds; ratios are medians of the ratios within a round.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from diffusers import DDIMScheduler
+
+from collafuse_edge.data import load_images
+from collafuse_edge.training.loop import TrainRun, train
+from collafuse_edge.training.losses import diffuse
+from collafuse_edge.training.presets import network_config
+from collafuse_edge.training.settings import TrainSettings
+from collafuse_edge.training.tasks import ClientTask
+from collafuse_export import export_head
+from collafuse_runtimes.bundle import HeadBundle, read_bundle
+from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.noise import Float32Array, noise_batch
+from collafuse_runtimes.plan import SplitPlan
+
+PLAN = SplitPlan((1, 64, 64), timesteps=100, cut_ratio=0.2)
+STEPS, TRAIN_STEPS, THREADS, WARMUP = 20, 100, 2, 3
+TOLERANCE = 1e-3
+SETTLE_S = 0.3
+"""Pause before each trajectory: thread pools of the one before go on spinning for a while."""
+
+Run = Callable[[Float32Array], Float32Array]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="keep head and bundle here; reused when present")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write every raw sample to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = arguments.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        head, bundle = trained_head(work)
+        report = measure(head, bundle, arguments.rounds)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
+
+
+def trained_head(work: Path) -> tuple[Path, HeadBundle]:
+    head, bundle = work / "small", work / "small.head"
+    if not bundle.exists():
+        task = ClientTask(PLAN, phantoms())
+        settings = TrainSettings(steps=TRAIN_STEPS, batch_size=16, warmup_steps=20, ema_decay=0.9)
+        train(TrainRun(task, network_config("small", PLAN), settings, head, resume=True, cpu=True))
+        export_head(head, bundle, step_counts=(STEPS,))
+    return head, read_bundle(bundle)
+
+
+def phantoms() -> Float32Array:
+    return load_images("phantom:0:128", PLAN.image_shape).images
+
+
+def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
+    """Interleaved rounds; every result of a round is compared with the others'."""
+    tensors = handover_tensors(rounds + WARMUP)
+    with open_engine(bundle, "ort-cpu", threads=THREADS) as engine:
+        runs: dict[str, Run] = {
+            "diffusers eager loop": diffusers_loop(head),
+            "bare InferenceSession.run": bare_runs(bundle),
+            "collafuse ort-cpu": engine.denoise,
+        }
+        samples: dict[str, list[float]] = {name: [] for name in runs}
+        worst = 0.0
+        for k, x_tc in enumerate(tensors):
+            outputs = {}
+            for name in shuffled(list(runs), k):
+                time.sleep(SETTLE_S)
+                begun = time.perf_counter()
+                outputs[name] = runs[name](x_tc[None])
+                if k >= WARMUP:
+                    samples[name].append((time.perf_counter() - begun) * 1e3)
+            reference = outputs["diffusers eager loop"]
+            worst = max(worst, *(float(np.abs(out - reference).max()) for out in outputs.values()))
+    if not worst <= TOLERANCE:
+        raise SystemExit(f"the three trajectories differ by {worst:.2e}, more than {TOLERANCE}: no figures")
+    return {
+        "machine": f"{platform.machine()}, {THREADS} threads, CPU",
+        "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
+        "head": {"preset": "small", "image_shape": PLAN.image_shape, "steps": STEPS},
+        "max_abs_difference": worst,
+        "samples_ms": samples,
+    }
+
+
+def shuffled(names: list[str], k: int) -> list[str]:
+    """A fresh order in every round, so that nobody always follows the same neighbour."""
+    order = np.random.default_rng(k).permutation(len(names))
+    return [names[i] for i in order]
+
+
+def handover_tensors(count: int) -> Float32Array:
+    alpha_bar_n = PLAN.alpha_bar_at(PLAN.handover_level)
+    noise = noise_batch(0, range(count), PLAN.timesteps, PLAN.image_shape)
+    return diffuse(phantoms()[:count], noise, np.float32(alpha_bar_n))
+
+
+def diffusers_loop(head: Path) -> Run:
+    network = load_network(read_checkpoint(head, "client"))
+    scheduler = DDIMScheduler(PLAN.timesteps, beta_schedule="squaredcos_cap_v2", clip_sample=True)
+    scheduler.set_timesteps(PLAN.timesteps)
+
+    @torch.no_grad()
+    def run(x_tc: Float32Array) -> Float32Array:
+        sample = torch.from_numpy(x_tc)
+        for t in scheduler.timesteps[-STEPS:]:
+            sample = scheduler.step(network(sample, t).sample, t, sample).prev_sample
+        return sample.numpy()
+
+    return run
+
+
+def bare_runs(bundle: HeadBundle) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(bundle.model_path, options, providers=["CPUExecutionProvider"])
+    rows = [np.array([row], dtype=np.int32) for row in range(STEPS)]
+
+    def run(x_tc: Float32Array) -> Float32Array:
+        for row in rows:
+            x_tc = session.run(None, {"sample": x_tc, "step": row})[0]
+        return x_tc
+
+    return run
+
+
+def table(report: dict[str, Any]) -> str:
+    samples = {name: np.array(values) for name, values in report["samples_ms"].items()}
+    ours = samples["collafuse ort-cpu"]
+    lines = [
+        f"{STEPS} steps, one 64x64 image, `small` head; {report['machine']}; {len(ours)} rounds in turn",
+        f"largest difference between the three results: {report['max_abs_difference']:.1e}",
+        "",
+        "| trajectory by | median ms | time relative to ours |",
+        "|---|---|---|",
+    ]
+    for name, values in samples.items():
+        lines.append(f"| {name} | {np.median(values):.1f} | {np.median(values / ours):.3f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What people touch: command line, data sets, training, hand-over, evaluation."""

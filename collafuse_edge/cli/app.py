@@ -1,0 +1,36 @@
+"""The Typer application; one module per group of people."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from collafuse_edge.cli import edge, quality, server, site
+
+app = typer.Typer(
+    name="collafuse-edge",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Split diffusion between a server and an edge device: train, export, run and measure the client head."""
+    if version:
+        from collafuse_runtimes import __version__
+
+        print(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+for group in (site, server, edge, quality):
+    for command in group.COMMANDS:
+        app.command()(command)

@@ -1,0 +1,72 @@
+"""Commands of a device: verify, infer."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collafuse_edge.cli.output import JsonOption, OutFolder, emit, progress
+
+BundleArgument = Annotated[Path, typer.Argument(help="Head bundle written by `export`.", metavar="NAME.head")]
+EngineOption = Annotated[str, typer.Option(help="ort-cpu, torch or fake.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of one step.")]
+CheckpointOption = Annotated[Path | None, typer.Option(help="The head's checkpoint, for --engine torch only.")]
+
+
+def verify(
+    bundle: BundleArgument,
+    engine: EngineOption = "ort-cpu",
+    threads: ThreadsOption = None,
+    checkpoint: CheckpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file of a head bundle and compare this machine's results with its golden trajectories."""
+    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.verify import describe_report, verify_bundle
+
+    report = verify_bundle(read_bundle(bundle), engine, threads=threads, checkpoint=checkpoint)
+    emit(report.to_dict(), as_json, *describe_report(report))
+    report.require_passed(str(bundle))
+
+
+def infer(
+    bundle: BundleArgument,
+    handover: Annotated[Path, typer.Argument(help="Hand-over file written by `handoff`.", metavar="X.tc.safetensors")],
+    out: OutFolder,
+    engine: EngineOption = "ort-cpu",
+    steps: Annotated[int | None, typer.Option(help="A baked step count. Default: the bundle's first.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Conditional heads: one class per image, e.g. 0,1,1.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per step; changes speed and memory, not the images.")] = 8,
+    threads: ThreadsOption = None,
+    checkpoint: CheckpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Finish hand-over tensors: one PNG each, a contact sheet and an .npz, in a new folder."""
+    import numpy as np
+
+    from collafuse_edge.cli.parsing import comma_integers
+    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.handover import read_handover
+    from collafuse_runtimes.infer import run_inference
+
+    head, tensors = read_bundle(bundle), read_handover(handover)
+    classes = None if labels is None else np.array(comma_integers("labels", labels))
+    batches = -(-len(tensors) // max(batch_size, 1))
+    with progress("infer", batches * head.row_range(steps).steps) as show:
+        result = run_inference(
+            head,
+            tensors,
+            out,
+            engine_name=engine,
+            steps=steps,
+            labels=classes,
+            batch_size=batch_size,
+            threads=threads,
+            checkpoint=checkpoint,
+            on_step=lambda done, _: show(done, "steps"),
+        )
+    summary = {"out": str(out), "count": len(result.images), "steps": result.steps, "engine": result.engine}
+    emit(summary, as_json, f"wrote     {out}: {len(result.images)} images in {result.steps} steps by {result.engine}")
+
+
+COMMANDS = (verify, infer)

@@ -1,0 +1,28 @@
+"""Small texts on the command line to values."""
+
+from collafuse_runtimes.errors import InputError
+
+
+def comma_integers(option: str, text: str) -> tuple[int, ...]:
+    """ "20,10,5" -> (20, 10, 5).
+
+    Raises:
+        InputError: not integers separated by commas.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--{option} {text!r} is not a list of integers; valid: for example 20,10,5") from None
+
+
+def slice_range(text: str) -> tuple[int, int]:
+    """ "60:100" -> (60, 100).
+
+    Raises:
+        InputError: not START:STOP.
+    """
+    try:
+        start, stop = text.split(":")
+        return int(start), int(stop)
+    except ValueError:
+        raise InputError(f"--slices {text!r} is not START:STOP; valid: for example 60:100") from None

@@ -1,0 +1,58 @@
+"""Commands that show and judge: demo, evaluate."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collafuse_edge.cli.output import JsonOption, emit, line_printer
+from collafuse_edge.cli.site import ClassOption, DataOption, LimitOption, SlicesOption, SplitOption, load_data
+
+
+def evaluate(
+    generated: Annotated[Path, typer.Argument(help="Folder written by `infer`, or a .tc.safetensors file.")],
+    data: DataOption,
+    extractor: Annotated[Path, typer.Option(help="ONNX feature extractor: (N, 3, H, W) in 0..255 to (N, D).")],
+    split: SplitOption = None,
+    classes: ClassOption = None,
+    slices: SlicesOption = None,
+    limit: LimitOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random subsets.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Kernel inception distance between generated and real images."""
+    from collafuse_edge.evaluation import describe_score, kid, read_generated
+
+    images = read_generated(generated)
+    _, channels, height, width = images.shape
+    real = load_data(data, (channels, height, width), split, classes, slices, limit)
+    score = kid(real.images, images, extractor, real_name=real.source, generated_name=str(generated), seed=seed)
+    emit(score.to_dict(), as_json, *describe_score(score))
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="New folder to write.")] = Path("demo-out"), as_json: JsonOption = False
+) -> None:
+    """Two clients on drawn phantoms: upload, train, hand over, export, verify, infer; needs no data."""
+    import sys
+    from dataclasses import asdict
+
+    from collafuse_edge.demo import demo_table, run_demo
+
+    result = run_demo(out, lambda command: print(f"$ collafuse-edge {command}", file=sys.stderr), _demo_progress())
+    lines = [*demo_table(result), f"picture   {result.picture} (rows per client: real, x_tc, finished)"]
+    emit(asdict(result), as_json, *lines, f"took      {result.seconds:.0f} s")
+
+
+def _demo_progress() -> Callable[[str, int, int], None]:
+    """Each training stage as a line every ten seconds."""
+    shows: dict[str, Callable[[int, str], None]] = {}
+
+    def on_step(what: str, step: int, steps: int) -> None:
+        shows.setdefault(what, line_printer(what, steps))(step, "steps")
+
+    return on_step
+
+
+COMMANDS = (demo, evaluate)

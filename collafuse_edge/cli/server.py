@@ -1,0 +1,142 @@
+"""Commands of the server: train-server, handoff."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collafuse_edge.cli.output import (
+    EtaOption,
+    JsonOption,
+    OutFile,
+    OutFolder,
+    PlanOption,
+    SamplerOption,
+    emit,
+    progress,
+)
+from collafuse_edge.cli.training_options import (
+    Accumulation,
+    BatchSize,
+    ChannelsLast,
+    CheckpointMinutes,
+    ClipNorm,
+    Compile,
+    Cpu,
+    EmaDecay,
+    LearningRate,
+    LrSchedule,
+    MixedPrecision,
+    Resume,
+    Seed,
+    Steps,
+    WarmupSteps,
+    run_training,
+    settings_from,
+)
+from collafuse_runtimes.errors import InputError
+
+
+def train_server(
+    shards: Annotated[list[Path], typer.Argument(help="Shards written by `upload`; their cut ratios may differ.")],
+    out: OutFolder,
+    preset: Annotated[str, typer.Option(help="server-small, server-base, server-large, or a head preset.")] = (
+        "server-base"
+    ),
+    steps: Steps = 20_000,
+    batch_size: BatchSize = 64,
+    accumulation: Accumulation = 1,
+    learning_rate: LearningRate = 5e-4,
+    lr_schedule: LrSchedule = "cosine",
+    warmup_steps: WarmupSteps = 500,
+    ema_decay: EmaDecay = 0.999,
+    clip_norm: ClipNorm = 1.0,
+    seed: Seed = 0,
+    mixed_precision: MixedPrecision = None,
+    channels_last: ChannelsLast = None,
+    compile_network: Compile = False,
+    checkpoint_minutes: CheckpointMinutes = 5.0,
+    resume: Resume = False,
+    cpu: Cpu = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the server's denoiser on uploaded shards.
+
+    On several GPUs: accelerate launch -m collafuse_edge train-server ...
+    """
+    from collafuse_edge.training.loop import TrainRun
+    from collafuse_edge.training.presets import network_config
+    from collafuse_edge.training.tasks import ServerTask
+
+    task = ServerTask.from_files(shards)
+    settings = settings_from(
+        steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
+        mixed_precision, channels_last, compile_network, cpu,
+    )  # fmt: skip
+    network = network_config(preset, task.plan)
+    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+
+
+def _known_dtype(dtype: str) -> str:
+    """Refused before the server's work, not after it."""
+    from collafuse_runtimes.handover import DTYPES
+
+    if dtype not in DTYPES:
+        raise InputError(f"hand-over dtype {dtype!r} is unknown; valid: {', '.join(DTYPES)}")
+    return dtype
+
+
+def handoff(
+    plan: PlanOption,
+    out: OutFile,
+    count: Annotated[int, typer.Option(help="Images to begin.")],
+    server: Annotated[Path | None, typer.Option(help="Folder written by train-server; not needed at c = 1.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the client's.")] = 0,
+    first_index: Annotated[int, typer.Option(help="Sample index of the first image.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Server steps. Default: every step.")] = None,
+    sampler: SamplerOption = "ddim",
+    eta: EtaOption = 0.0,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=_known_dtype)] = "float32",
+    batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
+    device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the server's steps and write the hand-over tensors."""
+    from collafuse_edge.handoff import make_handover
+    from collafuse_runtimes.handover import write_handover
+    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.samplers import Sampler
+
+    split_plan = read_plan(plan)
+    with progress("handoff", count) as show:
+        handover = make_handover(
+            split_plan,
+            server,
+            count=count,
+            seed=seed,
+            first_index=first_index,
+            steps=steps,
+            sampler=Sampler(sampler, eta),
+            batch_size=batch_size,
+            device=device,
+            on_batch=lambda done: show(done, "images"),
+        )
+    write_handover(out, handover, dtype)
+    done = f"timesteps {split_plan.timesteps - 1}..{split_plan.cut}" if split_plan.t_c else "pure noise (c = 1)"
+    result = {
+        "handover": str(out),
+        "count": count,
+        "cut": split_plan.cut,
+        "level": split_plan.handover_level,
+        "steps": len(handover.timesteps),
+        "bytes": out.stat().st_size,
+    }
+    emit(
+        result,
+        as_json,
+        f"server    {result['steps']} of {split_plan.t_c} steps, {done}",
+        f"wrote     {out}: {count} tensors at level {split_plan.handover_level}, {result['bytes']} bytes",
+    )
+
+
+COMMANDS = (train_server, handoff)

@@ -1,0 +1,175 @@
+"""Commands of a site that owns images: init, upload, train-client, export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from collafuse_edge.cli.output import EtaOption, JsonOption, OutFile, OutFolder, PlanOption, SamplerOption, emit
+from collafuse_edge.cli.training_options import (
+    Accumulation,
+    BatchSize,
+    ChannelsLast,
+    CheckpointMinutes,
+    ClipNorm,
+    Compile,
+    Cpu,
+    EmaDecay,
+    LearningRate,
+    LrSchedule,
+    MixedPrecision,
+    Resume,
+    Seed,
+    Steps,
+    WarmupSteps,
+    run_training,
+    settings_from,
+)
+
+if TYPE_CHECKING:
+    from collafuse_edge.data import ImageSet
+
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data", help="Folder of images, .npz, idx(.gz), NIfTI file or folder, or phantom:POPULATION[:COUNT[:SEED]]."
+    ),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Split of an .npz: train, val, test. Default: train.")]
+ClassOption = Annotated[list[str] | None, typer.Option("--class", help="Class name or number to keep; repeatable.")]
+SlicesOption = Annotated[str | None, typer.Option(help="NIfTI: axial slices START:STOP.")]
+LimitOption = Annotated[int | None, typer.Option(help="Use the first N images only.")]
+
+
+def init(
+    size: Annotated[str, typer.Option(help="Image side, or HEIGHTxWIDTH.")],
+    out: OutFile = Path("plan.json"),
+    channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 1,
+    timesteps: Annotated[int, typer.Option(help="T, 2 to 1000.")] = 100,
+    schedule: Annotated[str, typer.Option(help="cosine or linear.")] = "cosine",
+    cut_ratio: Annotated[float, typer.Option(help="c, the client's share of the steps, 0 to 1.")] = 0.2,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a plan file."""
+    from collafuse_edge.init import describe_plan, init_plan
+
+    plan = init_plan(out, size, channels, timesteps, schedule, cut_ratio)
+    emit({**plan.to_dict(), "cut": plan.cut, "fingerprint": plan.fingerprint}, as_json, *describe_plan(plan, out))
+
+
+def upload(
+    data: DataOption,
+    plan: PlanOption,
+    out: OutFile,
+    split: SplitOption = None,
+    classes: ClassOption = None,
+    slices: SlicesOption = None,
+    limit: LimitOption = None,
+    protocol: Annotated[str, typer.Option(help="upload (x_n only) or paper (discloses x_0).")] = "upload",
+    key: Annotated[Path | None, typer.Option(help="Secret noise key; default in your configuration folder.")] = None,
+    draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
+    seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    as_json: JsonOption = False,
+) -> None:
+    """Noise private images to the hand-over level and write the shard for the server."""
+    from collafuse_edge.upload import describe_shard, upload_images
+    from collafuse_runtimes.plan_file import read_plan
+
+    split_plan = read_plan(plan)
+    images = load_data(data, split_plan.image_shape, split, classes, slices, limit)
+    shard = upload_images(out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype)
+    result = {
+        "shard": str(out),
+        "count": len(shard),
+        "protocol": protocol,
+        "discloses_x_0": protocol == "paper",
+        "level": split_plan.handover_level,
+    }
+    emit(result, as_json, *describe_shard(shard, out))
+
+
+def train_client(
+    data: DataOption,
+    plan: PlanOption,
+    out: OutFolder,
+    split: SplitOption = None,
+    classes: ClassOption = None,
+    slices: SlicesOption = None,
+    limit: LimitOption = None,
+    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a server preset.")] = "small",
+    conditional: Annotated[bool, typer.Option(help="Condition the head on the labels of the data.")] = False,
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 32,
+    accumulation: Accumulation = 1,
+    learning_rate: LearningRate = 1e-3,
+    lr_schedule: LrSchedule = "cosine",
+    warmup_steps: WarmupSteps = 100,
+    ema_decay: EmaDecay = 0.999,
+    clip_norm: ClipNorm = 1.0,
+    seed: Seed = 0,
+    mixed_precision: MixedPrecision = None,
+    channels_last: ChannelsLast = None,
+    compile_network: Compile = False,
+    checkpoint_minutes: CheckpointMinutes = 5.0,
+    resume: Resume = False,
+    cpu: Cpu = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a client head on the site's own images; nothing leaves this machine."""
+    from collafuse_edge.training.client import client_task
+    from collafuse_edge.training.loop import TrainRun
+    from collafuse_edge.training.presets import network_config
+    from collafuse_runtimes.plan_file import read_plan
+
+    split_plan = read_plan(plan)
+    task, num_classes = client_task(
+        split_plan, load_data(data, split_plan.image_shape, split, classes, slices, limit), conditional
+    )
+    settings = settings_from(
+        steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
+        mixed_precision, channels_last, compile_network, cpu,
+    )  # fmt: skip
+    network = network_config(preset, split_plan, num_classes)
+    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder written by train-client.")],
+    out: OutFolder,
+    steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
+    sampler: SamplerOption = "ddim",
+    eta: EtaOption = 0.0,
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a trained head into a head bundle; fails unless the graph reproduces the network's whole trajectory."""
+    from collafuse_edge.cli.parsing import comma_integers
+    from collafuse_export import describe_bundle, export_head
+    from collafuse_runtimes.samplers import Sampler
+
+    counts = None if steps is None else comma_integers("steps", steps)
+    bundle = export_head(
+        checkpoint, out, step_counts=counts, sampler=Sampler(sampler, eta), precision=precision, opset=opset
+    )
+    emit({"bundle": str(out), "parity": bundle.parity}, as_json, *describe_bundle(bundle))
+
+
+def load_data(
+    data: str,
+    image_shape: tuple[int, int, int],
+    split: str | None,
+    classes: list[str] | None,
+    slices: str | None,
+    limit: int | None,
+) -> "ImageSet":
+    """The images that --data, --split, --class, --slices and --limit name."""
+    from collafuse_edge.cli.parsing import slice_range
+    from collafuse_edge.data import Selection, load_images
+
+    bounds = None if slices is None else slice_range(slices)
+    return load_images(data, image_shape, Selection(split, tuple(classes or ()), bounds, limit))
+
+
+COMMANDS = (init, upload, train_client, export)

@@ -1,0 +1,123 @@
+"""Images in .npz files: one ``images`` array with optional ``split``, or MedMNIST's array per split."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_edge.data.image_set import Float32Array, Int64Array, Source
+from collafuse_edge.data.pixels import check_pixels, to_unit
+from collafuse_runtimes.errors import InputError
+
+_SPLITS = ("train", "val", "test")
+"""MedMNIST v2's (Yang et al. 2023)."""
+
+
+def open_npz(path: Path, split: str | None) -> Source:
+    """Images of one split, or all where the file has no splits.
+
+    ``labels`` are whole numbers, (N,) or (N, 1). Labels of several columns (multi-label sets such as ChestMNIST) are
+    no classes and give labels None.
+
+    Raises:
+        InputError: damaged or pickled file, no known keys, unknown split, pixels or labels that cannot be used.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise InputError(
+                f"{path} is damaged or no .npz; fetch it again or save it with numpy.savez(path, images=...)"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return _open(str(path), arrays, split)
+    except InputError:
+        raise
+    except Exception as error:  # damaged archives raise a dozen kinds, tokenize's and NotImplementedError among them
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot read {path}: {reason}; fetch or save it again (without Python objects)") from error
+
+
+def array_source(
+    name: str,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any] | None = None,
+    label_names: tuple[str, ...] | None = None,
+    rows: Int64Array | None = None,
+) -> Source:
+    """A source over arrays in memory; ``rows`` are those to offer (default: all). ``images`` is not copied.
+
+    Raises:
+        InputError: shapes, dtypes, ranges or counts do not fit.
+    """
+    _check_shape(name, images)
+    check_pixels(name, images)
+    classes = _checked_labels(name, labels, len(images), label_names)
+    offered = np.arange(len(images)) if rows is None else rows
+
+    def read(wanted: Int64Array) -> Iterator[Float32Array]:
+        for index in offered[wanted]:
+            image = to_unit(images[index])
+            yield image[..., 0] if image.shape[2:] == (1,) else image
+
+    if classes is None:
+        return Source(len(offered), read)
+    return Source(len(offered), read, classes[offered], label_names)
+
+
+def _open(name: str, arrays: Any, split: str | None) -> Source:
+    label_names = tuple(str(label) for label in arrays["label_names"].astype(str)) if "label_names" in arrays else None
+    if "images" in arrays:
+        images = arrays["images"]
+        rows = _rows_of_split(name, arrays.get("split"), len(images), split)
+        return array_source(name, images, arrays.get("labels"), label_names, rows)
+    found = [key for key in _SPLITS if f"{key}_images" in arrays]
+    if not found:
+        keys = ", ".join(arrays.files) or "none"
+        raise InputError(f"{name} has no images: it holds the keys {keys}; valid: images, or train_images, val_, test_")
+    chosen = _chosen_split(name, found, split)
+    return array_source(name, arrays[f"{chosen}_images"], arrays.get(f"{chosen}_labels"), label_names)
+
+
+def _rows_of_split(name: str, split_of: npt.NDArray[Any] | None, count: int, split: str | None) -> Int64Array:
+    if split_of is None:
+        if split is not None:
+            raise InputError(f"{name} has no splits, so split {split!r} cannot be selected; leave it out")
+        return np.arange(count, dtype=np.int64)
+    if split_of.shape != (count,):
+        raise InputError(f"{name} has {count} images but split of shape {split_of.shape}; valid: one name per image")
+    names = split_of.astype(str)
+    return np.flatnonzero(names == _chosen_split(name, sorted(set(names.tolist())), split))
+
+
+def _chosen_split(name: str, valid: list[str], split: str | None) -> str:
+    chosen = "train" if split is None else split
+    if chosen not in valid:
+        raise InputError(f"{name} has no split {chosen!r}; valid: {', '.join(valid)}")
+    return chosen
+
+
+def _check_shape(name: str, images: npt.NDArray[Any]) -> None:
+    grey, channels = images.ndim == 3, images.ndim == 4 and images.shape[3] in (1, 3)
+    if not (grey or channels) or 0 in images.shape[1:]:
+        raise InputError(f"{name} has images of shape {images.shape}; valid: (N,H,W), (N,H,W,1) or (N,H,W,3)")
+
+
+def _checked_labels(
+    name: str, labels: npt.NDArray[Any] | None, count: int, label_names: tuple[str, ...] | None
+) -> Int64Array | None:
+    if labels is None:
+        return None
+    if labels.ndim not in (1, 2) or len(labels) != count:
+        raise InputError(f"{name} has {count} images but labels of shape {labels.shape}; valid: one label per image")
+    if labels.ndim == 2 and labels.shape[1] != 1:
+        return None
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{name} has labels of dtype {labels.dtype}; valid: whole numbers from 0")
+    classes = labels.reshape(count).astype(np.int64)
+    last = len(label_names) - 1 if label_names else np.iinfo(np.int64).max
+    wrong = classes[(classes < 0) | (classes > last)]
+    if wrong.size:
+        raise InputError(f"{name} has label {wrong[0]}; valid: 0 to {last}")
+    return classes

@@ -1,0 +1,117 @@
+"""The server's part of a trajectory: noise in, hand-over tensors out."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError, PlanMismatch
+from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
+from collafuse_runtimes.plan import SplitPlan, require_same_plan
+from collafuse_runtimes.samplers import Sampler, denoise
+
+
+def make_handover(
+    plan: SplitPlan,
+    server: Path | None,
+    *,
+    count: int,
+    seed: int,
+    first_index: int = 0,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Handover:
+    """Run timesteps T-1..cut of a plan.
+
+    Args:
+        server: checkpoint directory; None only where the plan leaves no step to the server (c = 1).
+        count: images, 1 and more.
+        steps: server steps, default all t_c.
+        sampler: default DDIM with eta 0.
+        device: torch device; default a GPU where there is one.
+        on_batch: called after every batch with the images done so far.
+
+    Raises:
+        InputError: bad count, seed, steps or device; a server is missing or was not trained down to this plan's cut.
+        PlanMismatch: the server was trained for another plan.
+        ArtefactError: the server's checkpoint is damaged, or predicts NaN or Inf.
+        EngineUnavailable: torch or diffusers is not installed.
+    """
+    sampler = sampler or Sampler()
+    if count < 1 or batch_size < 1:
+        raise InputError(f"count {count}, batch size {batch_size}: valid are 1 and more")
+    transitions = plan.server_transitions(steps)
+    check_seed(seed)
+    checkpoint = _server_checkpoint(plan, server) if transitions else None
+    predict = _predictor(checkpoint, device) if checkpoint is not None else None
+    try:
+        x_tc = np.empty((count, *plan.image_shape), dtype=np.float32)
+    except (MemoryError, ValueError):
+        raise InputError(f"count {count} images of {plan.image_shape} do not fit into memory; use fewer") from None
+    for start in range(0, count, batch_size):
+        rows = slice(start, min(start + batch_size, count))
+        indices = range(first_index + rows.start, first_index + rows.stop)
+        x = noise_batch(seed, indices, plan.timesteps, plan.image_shape)
+        if predict is not None:
+            noise = partial(_step_noise, seed, indices, plan)
+            x = denoise(x, plan, transitions, sampler, predict, noise=noise)
+        x_tc[rows] = x
+        if on_batch is not None:
+            on_batch(rows.stop)
+    return Handover(
+        x_tc=x_tc,
+        plan=plan,
+        seed=seed,
+        first_index=first_index,
+        sampler=sampler.to_dict(),
+        timesteps=tuple(t for t, _ in transitions),
+        server_sha256=checkpoint.weights_sha256 if checkpoint else None,
+    )
+
+
+def _step_noise(seed: int, indices: range, plan: SplitPlan, t: int) -> Float32Array:
+    return noise_batch(seed, indices, t, plan.image_shape)
+
+
+def _server_checkpoint(plan: SplitPlan, server: Path | None) -> Checkpoint:
+    if server is None:
+        raise InputError(f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps: name its checkpoint")
+    checkpoint = read_checkpoint(server, "server")
+    require_same_plan(plan, "the plan", checkpoint.plan, str(server), except_cut=True)
+    if plan.cut < checkpoint.plan.cut:
+        raise PlanMismatch(
+            f"the plan's cut_ratio {plan.cut_ratio} asks for timesteps down to {plan.cut}, but {server} was trained "
+            f"for {checkpoint.plan.cut} and above; valid: cut_ratio >= {checkpoint.plan.cut_ratio}"
+        )
+    return checkpoint
+
+
+def _predictor(checkpoint: Checkpoint, device: str | None) -> Callable[[Float32Array, int], Float32Array]:
+    """eps_theta as a function on numpy arrays; the tensor crosses to the device and back once a step."""
+    try:
+        import torch
+    except ImportError as error:
+        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("of no kind this command runs on")
+        network = load_network(checkpoint, device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; valid: cpu, cuda") from None
+
+    def predict(x_t: Float32Array, t: int) -> Float32Array:
+        with torch.inference_mode():
+            eps: torch.Tensor = network(torch.from_numpy(x_t).to(device), t, return_dict=False)[0]
+        result: Float32Array = eps.float().cpu().numpy()
+        if not np.isfinite(result).all():
+            raise ArtefactError(f"{checkpoint.path} predicts NaN or Inf at timestep {t}; train again")
+        return result
+
+    return predict

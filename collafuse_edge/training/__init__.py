@@ -1,0 +1,1 @@
+"""Training of server and client denoisers (torch, diffusers, accelerate)."""

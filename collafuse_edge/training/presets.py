@@ -1,0 +1,102 @@
+"""Network presets: diffusers UNet2DModel configurations for heads and server backbones."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from collafuse_runtimes.checkpoint import NetworkConfig
+from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.plan import SplitPlan
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One U-Net layout: channels per resolution, residual blocks per resolution, attention at the coarsest ones."""
+
+    channels: tuple[int, ...]
+    layers_per_block: int
+    attention_levels: int = 0
+
+
+PRESETS = {
+    "tiny": Preset((16, 32, 32), 1),
+    "small": Preset((32, 32, 64), 1),
+    "base": Preset((32, 64, 128), 2),
+    "paper": Preset((16, 32, 64, 128), 1),
+    "server-small": Preset((32, 64, 128), 2, attention_levels=1),
+    "server-base": Preset((64, 128, 256), 2, attention_levels=1),
+    "server-large": Preset((128, 256, 256, 512), 2, attention_levels=2),
+}
+
+
+def network_config(preset: str, plan: SplitPlan, num_classes: int | None = None) -> NetworkConfig:
+    """The network of a preset for a plan's image shape.
+
+    Raises:
+        InputError: unknown preset, or H or W not divisible by the network's total down-sampling.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; valid: {', '.join(PRESETS)}")
+    layout = PRESETS[preset]
+    channels, height, width = plan.image_shape
+    factor = 2 ** (len(layout.channels) - 1)
+    if height % factor or width % factor:
+        raise InputError(
+            f"preset {preset} halves the image {len(layout.channels) - 1} times: height and width must be multiples "
+            f"of {factor}, the plan has {height}x{width}; choose another preset or write a plan with another size"
+        )
+    plain = len(layout.channels) - layout.attention_levels
+    kinds = [""] * plain + ["Attn"] * layout.attention_levels
+    unet: dict[str, Any] = {
+        "sample_size": [height, width],
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": list(layout.channels),
+        "layers_per_block": layout.layers_per_block,
+        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
+        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        "add_attention": layout.attention_levels > 0,
+        "attention_head_dim": 32,
+        "norm_num_groups": 8,
+    }
+    if num_classes is not None:
+        unet["num_class_embeds"] = num_classes
+    return NetworkConfig(preset, unet, num_classes)
+
+
+def build_network(config: NetworkConfig, seed: int) -> "torch.nn.Module":
+    """A freshly initialised network; the same seed gives the same weights.
+
+    Raises:
+        EngineUnavailable: torch or diffusers is not installed.
+    """
+    try:
+        import torch
+        from diffusers import UNet2DModel
+    except ImportError as error:
+        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: torch.nn.Module = UNet2DModel(**config.unet)
+    return network
+
+
+def network_cost(network: "torch.nn.Module", config: NetworkConfig, plan: SplitPlan) -> tuple[int, int]:
+    """(parameters, floating-point operations of one denoising step of one image, counted by torch)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(network.parameters()).device
+    sample = torch.zeros((1, *plan.image_shape), device=device)
+    label = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(sample, torch.zeros(1, dtype=torch.long, device=device), class_labels=label)
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
+
+
+def describe_cost(config: NetworkConfig, plan: SplitPlan) -> str:
+    """ "small: 0.74 M parameters, 1.21 GFLOP a step", for people."""
+    parameters, flops = network_cost(build_network(config, 0), config, plan)
+    return f"{config.preset}: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.3f} GFLOP a step"

@@ -1,0 +1,78 @@
+"""Training settings, saved beside the weights."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.noise import check_seed
+
+LR_SCHEDULES = ("cosine", "constant")
+MIXED_PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; the same settings, data and seed give the same weights on the same kind of device.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: images per optimizer step, over all processes and accumulation parts together.
+        accumulation: parts a process's share of the batch is split into.
+        learning_rate: peak rate of Adam (betas 0.9, 0.99).
+        lr_schedule: "cosine" to 0, or "constant"; both after ``warmup_steps`` of linear warm-up.
+        ema_decay: of the moving average of the weights; it warms up as (1 + k)/(10 + k).
+        clip_norm: largest gradient norm.
+        seed: of initialisation, order, noise and timesteps.
+        mixed_precision: "no", "bf16" or "fp16".
+        channels_last: memory format of network and batches.
+        compile: whether to run torch.compile.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    lr_schedule: str = "cosine"
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    seed: int = 0
+    mixed_precision: str = "no"
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "1 and more")
+        _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 and more")
+        for name in ("learning_rate", "clip_norm"):
+            _require(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive numbers")
+        _require("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "0 to below 1")
+        _require("lr_schedule", self.lr_schedule, self.lr_schedule in LR_SCHEDULES, ", ".join(LR_SCHEDULES))
+        valid = ", ".join(MIXED_PRECISIONS)
+        _require("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, valid)
+        check_seed(self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
+def device_defaults(cpu: bool) -> tuple[str, bool]:
+    """(mixed precision, channels_last) that suit the device: bf16 where a GPU has it, channels_last on any GPU.
+
+    Raises:
+        EngineUnavailable: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    gpu = not cpu and torch.cuda.is_available()
+    return ("bf16" if gpu and torch.cuda.is_bf16_supported() else "no"), gpu
+
+
+def _require(name: str, value: object, holds: bool, valid: str) -> None:
+    if not holds:
+        raise InputError(f"training setting {name} is {value}; valid: {valid}")

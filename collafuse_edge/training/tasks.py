@@ -1,0 +1,167 @@
+"""What each side learns: three tasks with one surface, a loss over a list of image indices."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_edge.shard import Shard, read_shard
+from collafuse_edge.training.losses import diffuse, exact_server_pair
+from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.plan import SplitPlan, require_same_plan
+
+if TYPE_CHECKING:
+    import torch
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, ready for the network.
+
+    Attributes:
+        x_t: (B, C, H, W) float32.
+        t: (B,) int64.
+        target: (B, C, H, W) float32.
+        scale: (B, 1, 1, 1) float32, multiplies the network's output; None for 1.
+        labels: (B,) int64, conditional heads only.
+    """
+
+    x_t: "torch.Tensor"
+    t: "torch.Tensor"
+    target: "torch.Tensor"
+    scale: "torch.Tensor | None" = None
+    labels: "torch.Tensor | None" = None
+
+
+class Task(Protocol):
+    """A training problem."""
+
+    role: str
+    plan: SplitPlan
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def digest(self) -> str:
+        """sha256 of the training data, so that a resumed run cannot continue on other data."""
+
+    def batch(self, indices: IntArray, generator: "torch.Generator") -> Batch:
+        """Draw noise and timesteps for these images; all randomness comes from ``generator``."""
+
+
+class ClientTask:
+    """epsilon-prediction on t < cut from the client's own images (Ho et al. 2020, eq. 14, t limited to the head's).
+
+    Raises:
+        InputError: the plan leaves no step to the client, or labels and ``num_classes`` do not fit.
+    """
+
+    role = "client"
+
+    def __init__(
+        self, plan: SplitPlan, x_0: Float32Array, labels: IntArray | None = None, num_classes: int | None = None
+    ) -> None:
+        if plan.cut == 0:
+            raise InputError(f"cut_ratio {plan.cut_ratio} leaves no step to the client: there is no head to train")
+        check_images("training images", x_0, plan.image_shape)
+        check_labels(labels, len(x_0), num_classes)
+        self.plan, self.x_0, self.labels = plan, x_0, labels
+
+    def __len__(self) -> int:
+        return len(self.x_0)
+
+    def digest(self) -> str:
+        """sha256 over images and labels."""
+        return _digest([self.x_0] if self.labels is None else [self.x_0, self.labels])
+
+    def batch(self, indices: IntArray, generator: "torch.Generator") -> Batch:
+        """t uniform in 0..cut-1."""
+        import torch
+
+        device = generator.device
+        x_0 = torch.from_numpy(self.x_0[indices]).to(device)
+        t = torch.randint(0, self.plan.cut, (len(indices),), generator=generator, device=device)
+        epsilon = torch.randn(x_0.shape, generator=generator, device=device)
+        labels = None if self.labels is None else torch.from_numpy(self.labels[indices]).to(device)
+        return Batch(diffuse(x_0, epsilon, _alpha_bar(self.plan, t)).float(), t, epsilon, labels=labels)
+
+
+class ServerTask:
+    """Both server protocols, from shards that may be cut at different c.
+
+    `upload`: the exact loss of ``losses.exact_server_pair``, t uniform in cut..T-1 of the image's own shard.
+    `paper`: plain epsilon-prediction on the uploaded triples.
+
+    Raises:
+        InputError: no shard, or shards of both protocols.
+        PlanMismatch: shards disagree on anything but the cut ratio.
+    """
+
+    role = "server"
+
+    def __init__(self, shards: Sequence[Shard], names: Sequence[str]) -> None:
+        if not shards:
+            raise InputError("no shard given; valid: one or more files written by `collafuse-edge upload`")
+        for shard, name in zip(shards[1:], names[1:], strict=True):
+            require_same_plan(shards[0].plan, names[0], shard.plan, name, except_cut=True)
+        protocols = sorted({shard.protocol for shard in shards})
+        if len(protocols) > 1:
+            raise InputError(f"shards mix the protocols {protocols}; train on shards of one protocol")
+        self.protocol = protocols[0]
+        self.plan = min((shard.plan for shard in shards), key=lambda plan: plan.cut)
+        self.images = shards[0].images if len(shards) == 1 else np.concatenate([shard.images for shard in shards])
+        self._cut = np.concatenate([np.full(len(shard), shard.plan.cut) for shard in shards])
+        self._epsilon = [shard.epsilon for shard in shards if shard.epsilon is not None]
+        self._t = [shard.t for shard in shards if shard.t is not None]
+        if self.protocol == "paper":
+            self._epsilon, self._t = [np.concatenate(self._epsilon)], [np.concatenate(self._t)]
+
+    @classmethod
+    def from_files(cls, paths: Sequence[Path]) -> "ServerTask":
+        """Read the shards."""
+        return cls([read_shard(path) for path in paths], [str(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def digest(self) -> str:
+        """sha256 over all shards' tensors."""
+        return _digest([self.images, self._cut, *self._epsilon, *self._t])
+
+    def batch(self, indices: IntArray, generator: "torch.Generator") -> Batch:
+        """See the class."""
+        import torch
+
+        images = torch.from_numpy(self.images[indices]).to(generator.device)
+        if self.protocol == "paper":
+            t = torch.from_numpy(self._t[0][indices]).to(generator.device)
+            return Batch(images, t, torch.from_numpy(self._epsilon[0][indices]).to(generator.device))
+        cut = torch.from_numpy(self._cut[indices]).to(generator.device)
+        uniform = torch.rand(len(indices), generator=generator, device=generator.device)
+        t = cut + (uniform * (self.plan.timesteps - cut)).long().clamp(max=self.plan.timesteps - 1 - cut)
+        eta = torch.randn(images.shape, generator=generator, device=generator.device)
+        x_t, r_t = exact_server_pair(images, eta, _alpha_bar(self.plan, cut - 1), _alpha_bar(self.plan, t))
+        return Batch(x_t.float(), t, eta, scale=r_t.float())
+
+
+def _alpha_bar(plan: SplitPlan, t: "torch.Tensor") -> "torch.Tensor":
+    """(B, 1, 1, 1) float64: near alpha_bar = 1 the differences of the losses need the digits."""
+    import torch
+
+    table = torch.from_numpy(plan.alpha_bar.copy())
+    return table.to(t.device)[t][:, None, None, None]
+
+
+def _digest(arrays: Sequence[npt.NDArray[np.generic]]) -> str:
+    state = hashlib.sha256()
+    for array in arrays:
+        state.update(np.ascontiguousarray(array).data.cast("B"))
+    return state.hexdigest()

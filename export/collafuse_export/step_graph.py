@@ -1,0 +1,95 @@
+"""One denoising step as a torch module: network, baked tables and sampler arithmetic, ready to be traced."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.plan import SplitPlan, Transition
+from collafuse_runtimes.samplers import Sampler, StepCoefficients, apply_step, step_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NETWORK_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: its sums, and so the bundle's bytes, depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class RowTable(nn.Module):
+    """Stands in for a module whose output depends on the timestep alone: (B,) int32 rows -> (B, E)."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Look the rows up."""
+        return torch.index_select(self.get_buffer("table"), 0, rows)
+
+
+class StepGraph(nn.Module):
+    """(sample, step[, noise][, label]) -> next_sample, all steps of all baked step counts.
+
+    Owns ``network`` and alters it: time embeddings become a table with one row per baked step.
+
+    Raises:
+        InputError: the network's time or class embedding is of a kind that cannot be baked.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: SplitPlan,
+        transitions: "Sequence[Transition]",
+        sampler: Sampler,
+        precision: str,
+    ) -> None:
+        super().__init__()
+        self.network = bake_time_embeddings(network, [t for t, _ in transitions])
+        self.network_dtype = NETWORK_DTYPES[precision]
+        self.to(self.network_dtype)
+        self.value_range = plan.value_range
+        self.register_buffer("coefficients", torch.from_numpy(step_table(plan, transitions, sampler)))
+
+    def forward(self, sample: Tensor, step: Tensor, noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """One step; ``noise`` for stochastic samplers, ``label`` for conditional heads."""
+        eps = self.network(sample.to(self.network_dtype), step, class_labels=label, return_dict=False)[0].float()
+        row = torch.index_select(self.get_buffer("coefficients"), 0, step)  # (1, 6)
+        next_sample: Tensor = apply_step(sample, eps, StepCoefficients(*row.unbind(1)), self.value_range, noise)
+        return next_sample
+
+
+def bake_time_embeddings(network: nn.Module, timesteps: "Sequence[int]") -> nn.Module:
+    """Replace the network's time embedding by its values at ``timesteps``; row k belongs to timesteps[k].
+
+    Raises:
+        InputError: the network is not a UNet2DModel with positional or learned time embedding and, at most, a class
+            table.
+    """
+    config = getattr(network, "config", {})
+    kind, classes = config.get("time_embedding_type"), config.get("class_embed_type")
+    if kind not in ("positional", "learned") or classes is not None:
+        raise InputError(
+            f"cannot export a network with time_embedding_type {kind!r}, class_embed_type {classes!r}; "
+            "valid: a UNet2DModel with 'positional' or 'learned' and None"
+        )
+    with torch.inference_mode():
+        embeddings = network.get_submodule("time_embedding")(
+            network.get_submodule("time_proj")(torch.tensor(timesteps, dtype=torch.int64)).to(torch.float32)
+        )
+    network.add_module("time_proj", RowTable(embeddings.clone()))
+    network.add_module("time_embedding", nn.Identity())
+    return network

@@ -1,0 +1,152 @@
+"""The checkpoint directory: weights of one denoiser, its network and its plan (docs/formats.md).
+
+model.safetensors  trained weights      ema.safetensors  their moving average, what everything downstream uses
+config.json        role, plan, network  training.json    steps, losses, versions, sha256 of the files above
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collafuse_runtimes.atomic import new_directory
+from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable
+from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.sealed import Tensors, read_json, read_tensors, sha256_file, write_json, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG_FORMAT = "collafuse-checkpoint"
+TRAINING_FORMAT = "collafuse-training"
+WEIGHTS_FORMAT = "collafuse-weights"
+ROLES = ("server", "client")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A diffusers UNet2DModel.
+
+    Attributes:
+        preset: the preset's name, for people.
+        unet: keyword arguments of ``diffusers.UNet2DModel``.
+        num_classes: classes of a conditional head, None otherwise.
+    """
+
+    preset: str
+    unet: dict[str, Any]
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint directory holds, weights apart.
+
+    Attributes:
+        path: the directory.
+        role: "server" or "client".
+        plan: the split plan; a server's plan has the smallest cut it was trained for.
+        network: what to build.
+        training: steps, losses, versions (training.json without its seal).
+        weights_sha256: of ema.safetensors.
+    """
+
+    path: Path
+    role: str
+    plan: SplitPlan
+    network: NetworkConfig
+    training: dict[str, Any]
+    weights_sha256: str
+
+
+def write_checkpoint(
+    path: Path,
+    *,
+    role: str,
+    plan: SplitPlan,
+    network: NetworkConfig,
+    model: Tensors,
+    ema: Tensors,
+    training: dict[str, Any],
+) -> None:
+    """Write a checkpoint directory, replacing an older one of the same name in one step.
+
+    Raises:
+        ArtefactError: it cannot be written; an older one is untouched.
+    """
+    with new_directory(path) as aside:
+        write_tensors(aside / "model.safetensors", WEIGHTS_FORMAT, model, {"weights": "model"})
+        write_tensors(aside / "ema.safetensors", WEIGHTS_FORMAT, ema, {"weights": "ema"})
+        config = {
+            "role": role,
+            "plan": plan.to_dict(),
+            "fingerprint": plan.fingerprint,
+            "network": asdict(network),
+        }
+        write_json(aside / "config.json", CONFIG_FORMAT, config)
+        files = {name: sha256_file(aside / name) for name in ("model.safetensors", "ema.safetensors", "config.json")}
+        write_json(aside / "training.json", TRAINING_FORMAT, {**training, "files": files})
+
+
+def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
+    """Read a checkpoint's description and check every file's sha256.
+
+    Raises:
+        ArtefactError: missing, damaged or mixed files, an invalid plan, or another role than ``role``.
+    """
+    if not path.is_dir():
+        raise ArtefactError(f"no checkpoint at {path}: valid is a folder written by train-server or train-client")
+    training = read_json(path / "training.json", TRAINING_FORMAT)
+    files = training.pop("files", None)
+    for name in ("model.safetensors", "ema.safetensors", "config.json"):
+        if not isinstance(files, dict) or files.get(name) != sha256_file(path / name):
+            raise ArtefactError(
+                f"{path / name} is not the file training.json names: damaged or mixed; copy the folder again"
+            )
+    config = read_json(path / "config.json", CONFIG_FORMAT)
+    try:
+        found = config["role"]
+        plan = SplitPlan.from_payload(config)
+        network = NetworkConfig(**config["network"])
+    except (KeyError, TypeError, CollafuseError) as error:
+        raise ArtefactError(f"{path / 'config.json'}: {error}; train again with this release") from None
+    if found != role if role is not None else found not in ROLES:
+        raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
+    return Checkpoint(path, found, plan, network, training, files["ema.safetensors"])
+
+
+def load_weights(checkpoint: Checkpoint) -> Tensors:
+    """The moving-average weights, by parameter name, float32.
+
+    Raises:
+        ArtefactError: damaged, missing, or not finite.
+    """
+    path = checkpoint.path / "ema.safetensors"
+    weights = read_tensors(path, WEIGHTS_FORMAT)[0]
+    for name, value in weights.items():
+        if not np.isfinite(value).all():
+            raise ArtefactError(f"{path}: weight {name} holds NaN or Inf; train again")
+    return weights
+
+
+def load_network(checkpoint: Checkpoint, device: str = "cpu") -> "torch.nn.Module":
+    """The network with its moving-average weights, in eval mode on ``device``.
+
+    Raises:
+        EngineUnavailable: torch or diffusers is not installed.
+        ArtefactError: the weights do not fit the network.
+    """
+    try:
+        import torch
+        from diffusers import UNet2DModel
+    except ImportError as error:
+        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    weights = {name: torch.from_numpy(value) for name, value in load_weights(checkpoint).items()}
+    try:
+        network: torch.nn.Module = UNet2DModel(**checkpoint.network.unet)
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().rpartition("\n")[2].strip()
+        raise ArtefactError(f"{checkpoint.path}: weights do not fit the network ({reason}); train again") from None
+    return network.eval().requires_grad_(False).to(device)

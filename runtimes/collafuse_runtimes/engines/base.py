@@ -1,0 +1,170 @@
+"""What every engine offers, and the one place where its inputs are checked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes.bundle import HeadBundle, RowRange
+from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
+
+Labels = npt.NDArray[np.int32]
+OnStep = Callable[[int, Float32Array], None]
+Self = TypeVar("Self", bound="Engine")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What ``open_engine`` was asked for; see there."""
+
+    threads: int | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One checked ``denoise`` call.
+
+    Attributes:
+        x_tc: (B, C, H, W) float32, contiguous; the caller's, not to be written to.
+        rows: the steps to run.
+        labels: (B,) int32 for conditional heads, else None.
+        noise: t -> (B, C, H, W) float32 for stochastic heads, else None.
+        on_step: called after step k with (k, x); x may be a buffer that the next step but one overwrites.
+    """
+
+    x_tc: Float32Array
+    rows: RowRange
+    labels: Labels | None
+    noise: Callable[[int], Float32Array] | None
+    on_step: OnStep | None
+
+
+class Engine(ABC):
+    """A context manager that runs the steps of one head; constructing is cheap, entering loads it."""
+
+    name: ClassVar[str]
+
+    def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
+        self.bundle = bundle
+        self.options = options
+        self._entered = False
+
+    def __enter__(self: Self) -> Self:
+        self._open()
+        self._entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
+        self._close()
+
+    def step(
+        self,
+        sample: npt.NDArray[Any],
+        row: int,
+        noise: npt.NDArray[Any] | None = None,
+        labels: npt.NDArray[Any] | None = None,
+    ) -> Float32Array:
+        """One denoising step.
+
+        Args:
+            sample: (B, C, H, W) float16/float32 at the level of the row's timestep.
+            row: absolute row of the baked tables (``RowRange.first_row + k``).
+            noise: as ``sample``; exactly for stochastic heads.
+            labels: (B,) integers; exactly for conditional heads.
+
+        Returns:
+            (B, C, H, W) float32, the caller's own.
+
+        Raises:
+            InputError: names the bad input and what is valid.
+        """
+        self._require_entered()
+        x = self._images("sample", sample)
+        z = None
+        if not 0 <= row < len(self.bundle.transitions):
+            raise InputError(f"row {row} out of range: this head has rows 0 to {len(self.bundle.transitions) - 1}")
+        if (noise is not None) != self.bundle.sampler.is_stochastic:
+            wanted = "needs a noise tensor" if noise is None else "takes no noise tensor"
+            raise InputError(f"sampler {self.bundle.sampler.name} of {self.bundle.path} {wanted}")
+        if noise is not None:
+            z = self._images("noise", noise)
+            if z.shape != x.shape:
+                raise InputError(f"noise has shape {z.shape}; valid: the sample's, {x.shape}")
+        return self._step(x, row, z, self._labels(labels, len(x)))
+
+    def denoise(
+        self,
+        x_tc: npt.NDArray[Any],
+        steps: int | None = None,
+        *,
+        seed: int | None = None,
+        sample_indices: Sequence[int] | None = None,
+        labels: npt.NDArray[Any] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Float32Array:
+        """The whole trajectory, from the hand-over tensor to the image; it stays on the device between steps.
+
+        Args:
+            x_tc: (B, C, H, W) float16/float32 at the plan's hand-over level.
+            steps: a baked step count; None takes the bundle's first.
+            seed: of the noise, for stochastic heads (ignored by deterministic ones).
+            sample_indices: B indices of the samples; default 0..B-1.
+            labels: (B,) integers; exactly for conditional heads.
+            on_step: called after step k with (k, x), k = 0..steps-1. x is float32 (B, C, H, W) and may be the
+                engine's own buffer: copy what you keep.
+
+        Returns:
+            (B, C, H, W) float32 in about [-1, 1], the caller's own.
+
+        Raises:
+            InputError: names the bad input and what is valid.
+        """
+        self._require_entered()
+        x = self._images("x_tc", x_tc)
+        indices = range(len(x)) if sample_indices is None else sample_indices
+        if len(indices) != len(x):
+            raise InputError(f"{len(indices)} sample indices for {len(x)} samples; give one each")
+        rows, checked = self.bundle.row_range(steps), self._labels(labels, len(x))
+        return self._denoise(Trajectory(x, rows, checked, self._noise_source(seed, indices), on_step))
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Load what running needs."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Release it."""
+
+    @abstractmethod
+    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array: ...
+
+    @abstractmethod
+    def _denoise(self, trajectory: Trajectory) -> Float32Array: ...
+
+    def _require_entered(self) -> None:
+        if not self._entered:
+            raise InputError(f"engine {self.name} is not open; use it inside `with open_engine(...) as engine:`")
+
+    def _images(self, name: str, value: npt.NDArray[Any]) -> Float32Array:
+        check_images(name, value, self.bundle.plan.image_shape)
+        return np.ascontiguousarray(value, dtype=np.float32)
+
+    def _labels(self, labels: npt.NDArray[Any] | None, count: int) -> Labels | None:
+        check_labels(labels, count, self.bundle.num_classes)
+        return None if labels is None else np.ascontiguousarray(labels, dtype=np.int32)
+
+    def _noise_source(self, seed: int | None, indices: Sequence[int]) -> Callable[[int], Float32Array] | None:
+        if not self.bundle.sampler.is_stochastic:
+            return None
+        if seed is None:
+            raise InputError(f"sampler {self.bundle.sampler.name} of {self.bundle.path} draws noise; give a seed")
+        check_seed(seed)
+        return lambda t: noise_batch(seed, indices, t, self.bundle.plan.image_shape)

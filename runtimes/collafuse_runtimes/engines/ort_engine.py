@@ -1,0 +1,82 @@
+"""ONNX Runtime on the CPU: two buffers, bound once per trajectory, take turns as input and output."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
+from collafuse_runtimes.noise import Float32Array
+
+PROVIDER = "CPUExecutionProvider"
+_TYPES = {"float32": "tensor(float)", "int32": "tensor(int32)"}
+
+
+class OrtCpuEngine(Engine):
+    """``ort-cpu``."""
+
+    name = "ort-cpu"
+
+    def _open(self) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.options.threads or 0
+        try:
+            session = onnxruntime.InferenceSession(str(self.bundle.model_path), options, providers=[PROVIDER])
+        except Exception as error:  # onnxruntime's own classes share no public base
+            reason = " ".join(str(error).split())[:200]
+            raise ArtefactError(f"ONNX Runtime refuses {self.bundle.model_path}: {reason}; export again") from None
+        if session.get_providers() != [PROVIDER]:
+            raise EngineUnavailable(f"asked ONNX Runtime for {PROVIDER}, got {session.get_providers()}")
+        found = [(t.name, t.type, len(t.shape)) for t in (*session.get_inputs(), *session.get_outputs())]
+        stated = [(t.name, _TYPES[t.dtype], len(t.shape)) for t in (*self.bundle.inputs, *self.bundle.outputs)]
+        if found != stated:
+            raise ArtefactError(f"{self.bundle.model_path} takes and gives {found}, not {stated}; export again")
+        self._session = session
+
+    def _close(self) -> None:
+        del self._session
+
+    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+        feeds: dict[str, Any] = {"sample": x, "step": np.array([row], dtype=np.int32)}
+        if z is not None:
+            feeds["noise"] = z
+        if labels is not None:
+            feeds["label"] = labels
+        result: Float32Array = self._session.run(None, feeds)[0]
+        return result
+
+    def _denoise(self, trajectory: Trajectory) -> Float32Array:
+        x, y = trajectory.x_tc.copy(), np.empty_like(trajectory.x_tc)
+        step = np.array([trajectory.rows.first_row], dtype=np.int32)
+        z = None if trajectory.noise is None else np.empty_like(x)
+        turns = ((self._bind(x, step, z, trajectory.labels, y), y), (self._bind(y, step, z, trajectory.labels, x), x))
+        run = self._session.run_with_iobinding
+        for k, (t, _) in enumerate(trajectory.rows.transitions):
+            if z is not None and trajectory.noise is not None:
+                z[...] = trajectory.noise(t)
+            binding, result = turns[k % 2]
+            run(binding)
+            step += 1
+            if trajectory.on_step is not None:
+                trajectory.on_step(k, result)
+        return result
+
+    def _bind(
+        self,
+        x: Float32Array,
+        step: npt.NDArray[np.int32],
+        z: Float32Array | None,
+        labels: Labels | None,
+        y: Float32Array,
+    ) -> Any:
+        binding = self._session.io_binding()
+        for name, array in (("sample", x), ("step", step), ("noise", z), ("label", labels)):
+            if array is not None:
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output("next_sample", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+        return binding

@@ -1,0 +1,77 @@
+"""The reference: the head's own torch network and the sampler loop, no exported graph."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
+from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise, step_table
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchEngine(Engine):
+    """Runs the checkpoint the bundle was exported from; refuses any other."""
+
+    name = "torch"
+
+    def _open(self) -> None:
+        import torch
+
+        assert self.options.checkpoint is not None
+        checkpoint = read_checkpoint(self.options.checkpoint, role="client")
+        require_same_plan(self.bundle.plan, str(self.bundle.path), checkpoint.plan, str(checkpoint.path))
+        if checkpoint.weights_sha256 != self.bundle.network.weights_sha256:
+            raise ArtefactError(
+                f"{checkpoint.path} holds other weights than {self.bundle.path} was exported from; "
+                "give the checkpoint it was exported from, or export again"
+            )
+        self._network = load_network(checkpoint)
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(self.options.threads or self._threads_before)
+
+    def _close(self) -> None:
+        import torch
+
+        torch.set_num_threads(self._threads_before)
+        del self._network
+
+    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+        bundle = self.bundle
+        (coefficients,) = step_table(bundle.plan, [bundle.transitions[row]], bundle.sampler).tolist()
+        eps = self._epsilon_function(labels)(x, bundle.transitions[row][0])
+        return apply_step(x, eps, StepCoefficients(*coefficients), bundle.plan.value_range, z)
+
+    def _denoise(self, trajectory: Trajectory) -> Float32Array:
+        return denoise(
+            trajectory.x_tc,
+            self.bundle.plan,
+            trajectory.rows.transitions,
+            self.bundle.sampler,
+            self._epsilon_function(trajectory.labels),
+            noise=trajectory.noise,
+            on_step=trajectory.on_step,
+        )
+
+    def _epsilon_function(self, labels: Labels | None) -> Callable[[Float32Array, int], Float32Array]:
+        return epsilon_function(self._network, labels)
+
+
+def epsilon_function(
+    network: "torch.nn.Module", labels: Labels | None = None
+) -> Callable[[Float32Array, int], Float32Array]:
+    """``predict_epsilon`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> eps, (B, C, H, W) float32."""
+    import torch
+
+    conditions: dict[str, Any] = {} if labels is None else {"class_labels": torch.from_numpy(labels)}
+
+    def predict_epsilon(x: Float32Array, t: int) -> Float32Array:
+        with torch.inference_mode():
+            eps: Float32Array = network(torch.from_numpy(x), t, return_dict=False, **conditions)[0].numpy()
+        return eps
+
+    return predict_epsilon

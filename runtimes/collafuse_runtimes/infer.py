@@ -1,0 +1,133 @@
+"""Finish hand-over tensors on this device: x_{t_c} in, images out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes.atomic import new_directory
+from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.checks import check_labels
+from collafuse_runtimes.engines import Engine, open_engine
+from collafuse_runtimes.errors import CheckFailed, InputError
+from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.images import write_contact_sheet, write_png
+from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.plan import require_same_plan
+
+ARRAY_FILE, SHEET_FILE = "images.npz", "contact_sheet.png"
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """What ``run_inference`` made.
+
+    Attributes:
+        images: (N, C, H, W) float32.
+        out_dir: the folder.
+        files: names in it: one PNG per sample, then contact_sheet.png and images.npz (key "images").
+        steps: denoising steps run.
+        engine: its name.
+    """
+
+    images: Float32Array
+    out_dir: Path
+    files: tuple[str, ...]
+    steps: int
+    engine: str
+
+
+def run_inference(
+    bundle: HeadBundle,
+    handover: Handover,
+    out_dir: Path,
+    *,
+    engine_name: str = "ort-cpu",
+    steps: int | None = None,
+    labels: npt.NDArray[Any] | None = None,
+    batch_size: int = 8,
+    threads: int | None = None,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> InferResult:
+    """Denoise every tensor of a hand-over file and write the images as one new folder.
+
+    Args:
+        out_dir: must not exist or be empty.
+        steps: a baked step count; None takes the bundle's first.
+        labels: (N,) class indices, exactly for conditional heads.
+        batch_size: samples per engine call; changes speed and memory, not the images.
+        on_step: called after every step with (steps done, steps in all), over all batches.
+
+    Raises:
+        PlanMismatch: head and hand-over were made for different plans.
+        InputError: an option is unusable, or ``out_dir`` holds something.
+        EngineUnavailable: as ``open_engine``.
+        CheckFailed: an image holds NaN or Inf; nothing is written.
+        ArtefactError: ``out_dir`` cannot be written.
+    """
+    require_same_plan(bundle.plan, f"head {bundle.path}", handover.plan, "the hand-over file")
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size} out of range: valid are 1 and more")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InputError(f"{out_dir} exists and is not an empty folder; choose a new folder name or remove it")
+    check_labels(labels, len(handover), bundle.num_classes)
+    rows = bundle.row_range(steps)
+    engine = open_engine(bundle, engine_name, threads=threads, checkpoint=checkpoint)
+    with new_directory(out_dir) as aside:
+        with engine:
+            images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
+        _require_finite(images, engine_name)
+        files = _write_images(aside, images)
+    return InferResult(images, out_dir, files, rows.steps, engine_name)
+
+
+def _denoise_in_batches(
+    engine: Engine,
+    handover: Handover,
+    steps: int,
+    labels: npt.NDArray[Any] | None,
+    batch_size: int,
+    on_step: Callable[[int, int], None] | None,
+) -> Float32Array:
+    starts = range(0, len(handover), batch_size)
+    parts = []
+    for batch, start in enumerate(starts):
+        stop = min(start + batch_size, len(handover))
+
+        def report(k: int, _: Float32Array, batch: int = batch) -> None:
+            if on_step is not None:
+                on_step(batch * steps + k + 1, len(starts) * steps)
+
+        parts.append(
+            engine.denoise(
+                handover.x_tc[start:stop],
+                steps,
+                seed=handover.seed,
+                sample_indices=range(handover.first_index + start, handover.first_index + stop),
+                labels=None if labels is None else labels[start:stop],
+                on_step=report,
+            )
+        )
+    return np.concatenate(parts)
+
+
+def _require_finite(images: Float32Array, engine_name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+    if bad.size:
+        raise CheckFailed(
+            f"engine {engine_name} returned NaN or Inf in {bad.size} of {len(images)} images (first: {bad[0]}); "
+            "nothing was written: run `collafuse-edge verify` on this head"
+        )
+
+
+def _write_images(folder: Path, images: Float32Array) -> tuple[str, ...]:
+    names = [f"{i:05d}.png" for i in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        write_png(folder / name, image)
+    write_contact_sheet(folder / SHEET_FILE, images)
+    np.savez(folder / ARRAY_FILE, images=images)
+    return (*names, SHEET_FILE, ARRAY_FILE)

@@ -1,0 +1,175 @@
+"""The two containers all artefacts are made of (docs/formats.md): sealed JSON and sealed safetensors.
+
+Both carry a format name, a format version and a sha256 over everything else they hold, checked on load. The digest
+finds damage and mix-ups; it is no signature. No pickle anywhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes import FORMAT_VERSION
+from collafuse_runtimes.atomic import write_bytes
+from collafuse_runtimes.errors import ArtefactError
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+_METADATA_KEY = "collafuse"
+_SEAL = ("format", "version", "sha256")
+
+
+def canonical(payload: Any) -> bytes:
+    """JSON with sorted keys and no spaces; refuses NaN."""
+    return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        ArtefactError: the file is missing or unreadable.
+    """
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def write_json(path: Path, format_name: str, payload: dict[str, Any]) -> None:
+    """Write ``payload`` sealed, indented for people.
+
+    Raises:
+        ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
+    """
+    sealed = _body(path, format_name, payload)
+    sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
+    write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
+
+
+def read_json(path: Path, format_name: str) -> dict[str, Any]:
+    """Inverse of ``write_json``; the seal's own fields are left out of the result.
+
+    Raises:
+        ArtefactError: missing, not JSON, other format or version, or the digest does not match.
+    """
+    try:
+        payload = _parse(read_bytes(path))
+    except ValueError as error:
+        raise ArtefactError(
+            f"{path} is not valid JSON (truncated or damaged?): {_short(error)}; copy it again"
+        ) from None
+    return _unseal(path, payload, format_name, lambda body: hashlib.sha256(canonical(body)).hexdigest())
+
+
+def write_tensors(path: Path, format_name: str, tensors: Tensors, payload: dict[str, Any]) -> None:
+    """Write named arrays and a JSON payload as one safetensors file.
+
+    Raises:
+        ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    tensors = {name: _little_endian(value) for name, value in tensors.items()}
+    sealed = _body(path, format_name, payload)
+    sealed["sha256"] = _digest(sealed, tensors)
+    write_bytes(path, save(tensors, metadata={_METADATA_KEY: canonical(sealed).decode()}))
+
+
+def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
+    """Inverse of ``write_tensors``.
+
+    Raises:
+        ArtefactError: missing, truncated, damaged, other format or version, or the digest does not match.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    data = read_bytes(path)
+    try:
+        header = _parse(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        payload = _parse(header["__metadata__"][_METADATA_KEY])
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ArtefactError(
+            f"{path} is not a readable {format_name} file (truncated, damaged or made by another tool): "
+            f"{_short(error)}; copy or make it again"
+        ) from None
+    return tensors, _unseal(path, payload, format_name, lambda body: _digest(body, tensors))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ArtefactError: the file is missing or unreadable.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"cannot read {path}: {error.strerror}; check the path") from error
+
+
+def _body(path: Path, format_name: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """The sealed fields as a reader will see them (keys are strings, tuples are lists), digest apart."""
+    if taken := payload.keys() & set(_SEAL):
+        raise ValueError(f"payload fields {sorted(taken)} belong to the seal")
+    try:
+        body: dict[str, Any] = json.loads(canonical({"format": format_name, "version": FORMAT_VERSION, **payload}))
+    except ValueError as error:
+        raise ArtefactError(
+            f"cannot write {path}: a value is NaN or infinite ({_short(error)}); valid are finite numbers"
+        ) from None
+    return body
+
+
+def _parse(text: str | bytes) -> Any:
+    """json.loads, with ValueError also for NaN, which JSON has not, and for nesting too deep to read."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unseal(path: Path, payload: Any, format_name: str, digest: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    found = payload.get("format", "no format name") if isinstance(payload, dict) else "no format name"
+    if found != format_name:
+        raise ArtefactError(
+            f"{path} is not a {format_name} file: found {_short(repr(found))}; check which file you passed"
+        )
+    if payload.get("version") != FORMAT_VERSION:
+        raise ArtefactError(
+            f"{path} has format version {_short(repr(payload.get('version')))}; this release reads {FORMAT_VERSION}: "
+            "make the file again, or install the release that wrote it"
+        )
+    stated = payload.pop("sha256", None)
+    try:
+        intact = stated == digest(payload)
+    except (ValueError, RecursionError):  # values that canonical JSON cannot hold
+        intact = False
+    if not intact:
+        raise ArtefactError(f"{path} does not match its own sha256: it was damaged or edited; copy or make it again")
+    return {key: value for key, value in payload.items() if key not in _SEAL}
+
+
+def _little_endian(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C")
+
+
+def _digest(payload: dict[str, Any], tensors: Tensors) -> str:
+    """sha256 of the canonical payload, then per tensor in name order: name, dtype, shape (JSON), bytes."""
+    state = hashlib.sha256(canonical(payload))
+    for name in sorted(tensors):
+        value = tensors[name]
+        state.update(canonical([name, value.dtype.str, list(value.shape)]))
+        state.update(value.data.cast("B") if value.size else b"")
+    return state.hexdigest()
+
+
+def _short(error: Exception | str) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

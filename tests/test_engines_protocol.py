@@ -1,0 +1,245 @@
+"""Engines: same numbers, same manners; what was asked for runs or a clear error says why not."""
+
+import importlib.util
+import math
+import re
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from heads import (
+    DDPM,
+    PLAN,
+    checkpoint,
+    checkpoint_of,
+    conditional_head,
+    default_head,
+    head,
+    inputs,
+    rgb_head,
+    workspace,
+)  # fmt: skip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.engines import ENGINES, available_engines, open_engine
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
+from collafuse_runtimes.noise import noise_batch
+from collafuse_runtimes.samplers import Sampler
+
+HEADS = [default_head, conditional_head, rgb_head]
+
+
+@pytest.mark.parametrize("make_head", HEADS)
+def test_torch_and_ort_agree_to_1e_4(make_head: Callable[[], HeadBundle]) -> None:
+    bundle = make_head()
+    x_tc, labels = inputs(bundle, 3)
+    with open_engine(bundle) as ort, open_engine(bundle, "torch", checkpoint=checkpoint_of(bundle)) as reference:
+        a = ort.denoise(x_tc, seed=3, sample_indices=[4, 9, 2], labels=labels)
+        b = reference.denoise(x_tc, seed=3, sample_indices=[4, 9, 2], labels=labels)
+        row = bundle.row_ranges[-1].first_row
+        z = np.ones_like(x_tc) if bundle.sampler.is_stochastic else None
+        one, two = ort.step(x_tc, row, z, labels), reference.step(x_tc, row, z, labels)
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+@pytest.mark.parametrize("make_head", HEADS)
+@pytest.mark.parametrize("engine_name", ["ort-cpu", "fake"])
+def test_denoise_equals_its_steps(make_head: Callable[[], HeadBundle], engine_name: str) -> None:
+    bundle = make_head()
+    x_tc, labels = inputs(bundle, 2)
+    before = x_tc.copy()
+    with open_engine(bundle, engine_name, threads=1) as engine:
+        for rows in bundle.row_ranges:
+            x, calls = x_tc, []
+            for k, (t, _) in enumerate(rows.transitions):
+                z = noise_batch(8, [7, 8], t, bundle.plan.image_shape) if bundle.sampler.is_stochastic else None
+                x = engine.step(x, rows.first_row + k, z, labels)
+            result = engine.denoise(
+                x_tc,
+                rows.steps,
+                seed=8,
+                sample_indices=[7, 8],
+                labels=labels,
+                on_step=lambda k, _, c=calls: c.append(k),
+            )
+            np.testing.assert_allclose(result, x, atol=1e-6)
+            assert calls == list(range(rows.steps))
+    np.testing.assert_array_equal(x_tc, before)  # the caller's tensor is not a work buffer
+
+
+def test_a_result_is_not_overwritten_by_the_next_call() -> None:
+    bundle = default_head()
+    x_tc, _ = inputs(bundle, 1)
+    with open_engine(bundle) as engine:
+        first = engine.denoise(x_tc)
+        kept = first.copy()
+        second = engine.denoise(x_tc + 0.5)
+    np.testing.assert_array_equal(first, kept)
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_ort_allocates_nothing_per_step() -> None:
+    bundle = default_head()
+    x_tc, _ = inputs(bundle, 4)
+    sizes = np.zeros(20, np.int64)
+
+    def on_step(k: int, _: Any) -> None:
+        sizes[k] = tracemalloc.get_traced_memory()[0]
+
+    with open_engine(bundle, threads=1) as engine:
+        engine.denoise(x_tc)
+        tracemalloc.start()
+        engine.denoise(x_tc, on_step=on_step)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert sizes[-1] - sizes[1] < 500 < x_tc.nbytes
+    assert peak < 3 * x_tc.nbytes + 20_000  # the two buffers, and Python's small change
+
+
+def test_ort_runs_on_the_cpu_provider_alone_with_the_threads_asked_for() -> None:
+    with open_engine(default_head(), threads=1) as engine:
+        session = engine._session  # type: ignore[attr-defined]
+        assert session.get_providers() == ["CPUExecutionProvider"]
+        assert session.get_session_options().intra_op_num_threads == 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32), steps=st.sampled_from([20, 7, 1]))
+def test_fake_engine_is_the_exact_ddim_of_gaussian_data(seed: int, steps: int) -> None:
+    """With eps = sqrt(1-a) x, one step multiplies by sqrt(a a') + sqrt((1-a)(1-a')), as long as x_0 is not clipped."""
+    bundle = default_head()
+    x_tc = np.clip(noise_batch(seed, [0], 0, PLAN.image_shape), -0.9, 0.9)
+    levels = [(bundle.plan.alpha_bar_at(t), bundle.plan.alpha_bar_at(p)) for t, p in PLAN.client_transitions(steps)]
+    factor = math.prod(math.sqrt(a * b) + math.sqrt((1 - a) * (1 - b)) for a, b in levels)
+    with open_engine(bundle, "fake") as engine:
+        np.testing.assert_allclose(engine.denoise(x_tc, steps), factor * x_tc, rtol=2e-5, atol=1e-6)
+
+
+def test_unknown_engine_lists_what_is_there() -> None:
+    with pytest.raises(EngineUnavailable) as error:
+        open_engine(default_head(), "tensorrt9")
+    for name in ENGINES:
+        assert re.search(rf"valid: .*{name}.*\(of these can run here: .*\b{name}\b", str(error.value))
+
+
+def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else real(name))
+    assert available_engines()["ort-cpu"] is None
+    with pytest.raises(EngineUnavailable, match=r"torch cannot run here: diffusers is not .*that can: ort-cpu, fake"):
+        open_engine(default_head(), "torch", checkpoint=checkpoint())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("torch", {}, "engine torch needs the head's checkpoint"),
+        ("ort-cpu", {"checkpoint": Path("x")}, "engine ort-cpu reads no checkpoint"),
+        ("fake", {"threads": 0}, "threads 0 out of range"),
+    ],
+)
+def test_unusable_options(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_engine(default_head(), name, **options)
+
+
+def test_torch_engine_refuses_other_weights() -> None:
+    other = checkpoint(PLAN, seed=1)
+    with (
+        pytest.raises(ArtefactError, match="holds other weights than"),
+        open_engine(default_head(), "torch", checkpoint=other),
+    ):
+        pass
+
+
+def test_torch_engine_gives_its_threads_back() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    with open_engine(default_head(), "torch", checkpoint=checkpoint(), threads=before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_graph_that_onnx_runtime_cannot_read() -> None:
+    folder = workspace() / "empty"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ArtefactError, match="ONNX Runtime refuses"), open_engine(replace(default_head(), path=folder)):
+        pass
+
+
+X = noise_batch(11, range(2), PLAN.handover_level, PLAN.image_shape)
+
+
+@pytest.mark.parametrize(
+    ("make_head", "call", "message"),
+    [
+        (
+            default_head,
+            lambda e: e.denoise(X[:, :, :8]),
+            r"has shape \(2, 1, 8, 16\); valid: \(N >= 1, 1, 16, 16\)",
+        ),
+        (default_head, lambda e: e.denoise(X[:0]), r"x_tc has shape \(0, 1, 16, 16\)"),
+        (default_head, lambda e: e.denoise(X.astype(np.float64)), "x_tc has dtype float64; valid: float32 or float16"),
+        (default_head, lambda e: e.denoise(X * np.nan), "x_tc holds NaN or Inf in 2 of 2 samples"),
+        (default_head, lambda e: e.denoise(X, 3), "3 steps are not baked into .*; valid: 20, 7, 1"),
+        (default_head, lambda e: e.denoise(X, labels=np.zeros(2, int)), "this head is not class-conditional"),
+        (default_head, lambda e: e.denoise(X, sample_indices=[1]), "1 sample indices for 2 samples; give one each"),
+        (default_head, lambda e: e.step(X, 28), "row 28 out of range: this head has rows 0 to 27"),
+        (default_head, lambda e: e.step(X, -1), "row -1 out of range"),
+        (default_head, lambda e: e.step(X, 0, X), "takes no noise tensor"),
+        (conditional_head, lambda e: e.denoise(X, labels=np.array([0, 1])), "draws noise; give a seed"),
+        (conditional_head, lambda e: e.denoise(X, seed=-1, labels=np.array([0, 1])), "seed -1 out of range"),
+        (conditional_head, lambda e: e.denoise(X, seed=1), "is class-conditional: give one label from 0 to 2"),
+        (conditional_head, lambda e: e.denoise(X, seed=1, labels=np.array([0, 3])), "label 3 out of range"),
+        (conditional_head, lambda e: e.denoise(X, seed=1, labels=np.array([0])), r"labels have shape \(1,\)"),
+        (conditional_head, lambda e: e.step(X, 0, None, np.array([0, 1])), "needs a noise tensor"),
+        (conditional_head, lambda e: e.step(X, 0, X[:1], np.array([0, 1])), r"noise has shape \(1, 1, 16, 16\)"),
+    ],
+)
+@pytest.mark.parametrize("engine_name", ["ort-cpu", "fake"])
+def test_unusable_inputs(
+    make_head: Callable[[], HeadBundle], call: Callable[[Any], object], message: str, engine_name: str
+) -> None:
+    with open_engine(make_head(), engine_name) as engine, pytest.raises(InputError, match=message) as error:
+        call(engine)
+    assert "\n" not in str(error.value)
+
+
+def test_engine_that_is_not_open() -> None:
+    engine = open_engine(default_head())
+    with pytest.raises(InputError, match="engine ort-cpu is not open; use it inside"):
+        engine.denoise(X)
+    with engine:
+        engine.denoise(X)
+    with pytest.raises(InputError, match="engine ort-cpu is not open"):
+        engine.step(X, 0)
+
+
+def test_float16_hand_over_is_widened() -> None:
+    half = X.astype(np.float16)
+    with open_engine(default_head()) as engine:
+        np.testing.assert_array_equal(engine.denoise(half), engine.denoise(half.astype(np.float32)))
+
+
+def test_stochastic_heads_follow_the_seed() -> None:
+    bundle, labels = conditional_head(), np.array([0, 0])
+    assert bundle.sampler == DDPM
+    with open_engine(bundle, threads=1) as engine:
+        a, b, c = (engine.denoise(X, seed=seed, labels=labels) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-2
+
+
+def test_a_graph_with_other_inputs_than_the_bundle_states_is_refused() -> None:
+    bundle = replace(head(sampler=DDPM), sampler=Sampler())
+    with pytest.raises(ArtefactError, match=r"noise.*export again"), open_engine(bundle):
+        pass

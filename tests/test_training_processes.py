@@ -1,0 +1,47 @@
+"""Two processes train the network that one process trains."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from command_line import done
+from safetensors.numpy import load_file
+
+from collafuse_runtimes.checkpoint import read_checkpoint
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    done("init", "--size", 8, "--timesteps", 20, "--out", tmp_path / "plan.json")
+    where = ("--key", tmp_path / "key", "--out", tmp_path / "shard")
+    done("upload", "--data", "phantom:0:16", "--plan", tmp_path / "plan.json", *where)
+    train = ("train-server", tmp_path / "shard", "--preset", "tiny", "--steps", 3, "--batch-size", 8,
+             "--accumulation", 2, "--warmup-steps", 0, "--learning-rate", 1e-4, "--cpu", "--json")  # fmt: skip
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
+                "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", free_port(), "-m", "collafuse_edge")  # fmt: skip
+    command = list(map(str, (*launcher, *train, "--out", tmp_path / "two")))
+    two = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert two.returncode == 0, two.stderr
+    result = json.loads(two.stdout)  # one object, from the first process
+    assert read_checkpoint(tmp_path / "two", "server").training["processes"] == 2
+
+    alone = json.loads(done(*train, "--out", tmp_path / "one"))
+    assert read_checkpoint(tmp_path / "one", "server").training["processes"] == 1
+    assert abs(alone["loss"] - result["loss"]) < 1e-5
+    for name in ("model", "ema"):
+        one, both = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("one", "two"))
+        assert one.keys() == both.keys()
+        assert max(np.abs(one[key] - both[key]).max() for key in one) < 1e-5
