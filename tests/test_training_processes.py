@@ -11,6 +11,7 @@ import numpy as np
 from command_line import done
 from safetensors.numpy import load_file
 
+from collafuse_edge.training.presets import build_network
 from collafuse_runtimes.checkpoint import read_checkpoint
 
 
@@ -39,9 +40,17 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "two", "server").training["processes"] == 2
 
     alone = json.loads(done(*train, "--out", tmp_path / "one"))
-    assert read_checkpoint(tmp_path / "one", "server").training["processes"] == 1
+    one = read_checkpoint(tmp_path / "one", "server")
+    assert one.training["processes"] == 1
     assert abs(alone["loss"] - result["loss"]) < 1e-5
+    start = flat({name: value.numpy() for name, value in build_network(one.network, 0).state_dict().items()})
     for name in ("model", "ema"):
-        one, both = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("one", "two"))
-        assert one.keys() == both.keys()
-        assert max(np.abs(one[key] - both[key]).max() for key in one) < 1e-5
+        alone, together = (flat(load_file(tmp_path / run / f"{name}.safetensors")) for run in ("one", "two"))
+        # Adam divides by the gradient's size, so rounding alone can move a weight whose gradient is nearly zero:
+        # the distance is taken over all weights, against the way they went. It is 1e-4; where both processes take the
+        # same half of each batch it is 0.9.
+        assert np.linalg.norm(alone - together) < 0.01 * np.linalg.norm(alone - start)
+
+
+def flat(weights: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([weights[name].ravel() for name in sorted(weights)])
