@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TENSORRT_RTX := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 
 .PHONY: demo test check slow bench-trajectory clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# NVIDIA's builder that needs no GPU; its wheels are for Linux on x86 and would pull in a meta package
+	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --no-deps $(TENSORRT_RTX)
 	touch $@
 
 demo: $(READY)  ## two clients on drawn phantoms, the whole line; result in demo-out/

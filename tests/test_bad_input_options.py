@@ -100,7 +100,7 @@ REFUSED = [
     (EXPORT.replace("@new", "@plan.json"), "cannot write @plan.json: a file of that name exists"),
     (f"{VERIFY} --engine tensorflow", f"unknown engine 'tensorflow'; {ENGINES}"),
     (f"{VERIFY} --engine torch", "engine torch needs the head's checkpoint"),
-    (f"{VERIFY} --checkpoint @head", "engine ort-cpu reads no checkpoint; leave it out"),
+    (f"{VERIFY} --checkpoint @head", "engine ort-cpu takes no option checkpoint; leave it out"),
     (f"{VERIFY} --threads 0", "threads 0 out of range: valid are 1 to 1024"),
     (f"{VERIFY} --threads 2147483648", "threads 2147483648 out of range: valid are 1 to 1024"),
     (f"{VERIFY} @edge.head", "unexpected extra argument"),

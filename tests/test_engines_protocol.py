@@ -27,19 +27,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.engines import ENGINES, available_engines, open_engine
+from collafuse_runtimes.engines import ENGINES, Engine, EngineOptions, available_engines, open_engine
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.noise import noise_batch
 from collafuse_runtimes.samplers import Sampler
 
 HEADS = [default_head, conditional_head, rgb_head]
+ONE_THREAD = EngineOptions(threads=1)
+
+
+def reference_engine(bundle: HeadBundle) -> Engine:
+    return open_engine(bundle, "torch", EngineOptions(checkpoint=checkpoint_of(bundle)))
 
 
 @pytest.mark.parametrize("make_head", HEADS)
 def test_torch_and_ort_agree_to_1e_4(make_head: Callable[[], HeadBundle]) -> None:
     bundle = make_head()
     x_tc, labels = inputs(bundle, 3)
-    with open_engine(bundle) as ort, open_engine(bundle, "torch", checkpoint=checkpoint_of(bundle)) as reference:
+    with open_engine(bundle) as ort, reference_engine(bundle) as reference:
         a = ort.denoise(x_tc, seed=3, sample_indices=[4, 9, 2], labels=labels)
         b = reference.denoise(x_tc, seed=3, sample_indices=[4, 9, 2], labels=labels)
         row = bundle.row_ranges[-1].first_row
@@ -55,7 +60,7 @@ def test_denoise_equals_its_steps(make_head: Callable[[], HeadBundle], engine_na
     bundle = make_head()
     x_tc, labels = inputs(bundle, 2)
     before = x_tc.copy()
-    with open_engine(bundle, engine_name, threads=1) as engine:
+    with open_engine(bundle, engine_name, ONE_THREAD) as engine:
         for rows in bundle.row_ranges:
             x, calls = x_tc, []
             for k, (t, _) in enumerate(rows.transitions):
@@ -93,7 +98,7 @@ def test_ort_allocates_nothing_per_step() -> None:
     def on_step(k: int, _: Any) -> None:
         sizes[k] = tracemalloc.get_traced_memory()[0]
 
-    with open_engine(bundle, threads=1) as engine:
+    with open_engine(bundle, "ort-cpu", ONE_THREAD) as engine:
         engine.denoise(x_tc)
         tracemalloc.start()
         engine.denoise(x_tc, on_step=on_step)
@@ -103,11 +108,14 @@ def test_ort_allocates_nothing_per_step() -> None:
     assert peak < 3 * x_tc.nbytes + 20_000  # the two buffers, and Python's small change
 
 
-def test_ort_runs_on_the_cpu_provider_alone_with_the_threads_asked_for() -> None:
-    with open_engine(default_head(), threads=1) as engine:
+@pytest.mark.parametrize("spinning", [True, False])
+def test_ort_runs_on_the_cpu_provider_alone_with_the_threads_and_spinning_asked_for(spinning: bool) -> None:
+    with open_engine(default_head(), "ort-cpu", EngineOptions(threads=1, spinning=spinning)) as engine:
         session = engine._session  # type: ignore[attr-defined]
         assert session.get_providers() == ["CPUExecutionProvider"]
-        assert session.get_session_options().intra_op_num_threads == 1
+        options = session.get_session_options()
+        assert options.intra_op_num_threads == 1
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
 
 
 @settings(deadline=None, max_examples=30)
@@ -134,27 +142,28 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else real(name))
     assert available_engines()["ort-cpu"] is None
     with pytest.raises(EngineUnavailable, match=r"torch cannot run here: diffusers is not .*that can: ort-cpu, fake"):
-        open_engine(default_head(), "torch", checkpoint=checkpoint())
+        open_engine(default_head(), "torch", EngineOptions(checkpoint=checkpoint()))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("torch", {}, "engine torch needs the head's checkpoint"),
-        ("ort-cpu", {"checkpoint": Path("x")}, "engine ort-cpu reads no checkpoint"),
+        ("ort-cpu", {"checkpoint": Path("x")}, r"ort-cpu takes no option checkpoint; .* \(valid: threads, spinning\)"),
+        ("torch", {"device": 0}, r"engine torch takes no option device; leave it out \(valid: threads, checkpoint\)"),
         ("fake", {"threads": 0}, "threads 0 out of range"),
     ],
 )
 def test_unusable_options(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        open_engine(default_head(), name, **options)
+        open_engine(default_head(), name, EngineOptions(**options))
 
 
 def test_torch_engine_refuses_other_weights() -> None:
     other = checkpoint(PLAN, seed=1)
     with (
         pytest.raises(ArtefactError, match="holds other weights than"),
-        open_engine(default_head(), "torch", checkpoint=other),
+        open_engine(default_head(), "torch", EngineOptions(checkpoint=other)),
     ):
         pass
 
@@ -163,7 +172,7 @@ def test_torch_engine_gives_its_threads_back() -> None:
     import torch
 
     before = torch.get_num_threads()
-    with open_engine(default_head(), "torch", checkpoint=checkpoint(), threads=before + 1):
+    with open_engine(default_head(), "torch", EngineOptions(checkpoint=checkpoint(), threads=before + 1)):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
@@ -233,7 +242,7 @@ def test_float16_hand_over_is_widened() -> None:
 def test_stochastic_heads_follow_the_seed() -> None:
     bundle, labels = conditional_head(), np.array([0, 0])
     assert bundle.sampler == DDPM
-    with open_engine(bundle, threads=1) as engine:
+    with open_engine(bundle, "ort-cpu", ONE_THREAD) as engine:
         a, b, c = (engine.denoise(X, seed=seed, labels=labels) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 1e-2

@@ -9,7 +9,7 @@ from heads import checkpoint_of, conditional_head, default_head, handover, input
 from PIL import Image
 
 from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError, PlanMismatch
 from collafuse_runtimes.images import to_uint8, write_contact_sheet, write_png
@@ -60,7 +60,7 @@ def test_same_as_the_engine(tmp_path: Path) -> None:
         tensors,
         tmp_path / "out",
         engine_name="torch",
-        checkpoint=checkpoint_of(bundle),
+        engine_options=EngineOptions(checkpoint=checkpoint_of(bundle)),
         batch_size=1,
         steps=7,
         on_step=lambda done, total: calls.append((done, total)),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from collafuse_runtimes.bundle import read_golden
+from collafuse_runtimes.engines import EngineOptions
 from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.verify import (
     TOLERANCES,
@@ -27,7 +28,7 @@ values = hnp.arrays(np.float32, (2, 3), elements=st.floats(-2, 2, width=32))
 def test_ort_and_torch_pass(make_head: object) -> None:
     bundle = make_head()  # type: ignore[operator]
     for name, source in (("ort-cpu", None), ("torch", checkpoint_of(bundle))):
-        report = verify_bundle(bundle, name, checkpoint=source)
+        report = verify_bundle(bundle, name, EngineOptions(checkpoint=source))
         assert report.passed and [r.steps for r in report.ranges] == [r.steps for r in bundle.row_ranges]
         assert max(r.worst.max_abs or 0 for r in report.ranges) <= 1e-4
         report.require_passed("the head")
@@ -35,7 +36,7 @@ def test_ort_and_torch_pass(make_head: object) -> None:
 
 def test_torch_is_the_source_of_the_golden_trajectory() -> None:
     bundle = default_head()
-    report = verify_bundle(bundle, "torch", checkpoint=checkpoint_of(bundle))
+    report = verify_bundle(bundle, "torch", EngineOptions(checkpoint=checkpoint_of(bundle)))
     assert [r.worst.max_abs for r in report.ranges] == pytest.approx([0, 0, 0], abs=2e-6)
 
 

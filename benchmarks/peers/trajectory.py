@@ -36,7 +36,7 @@ from collafuse_edge.training.tasks import ClientTask
 from collafuse_export import export_head
 from collafuse_runtimes.bundle import HeadBundle, read_bundle
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint
-from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.noise import Float32Array, noise_batch
 from collafuse_runtimes.plan import SplitPlan
 
@@ -83,7 +83,7 @@ def phantoms() -> Float32Array:
 def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
     """Interleaved rounds; every result of a round is compared with the others'."""
     tensors = handover_tensors(rounds + WARMUP)
-    with open_engine(bundle, "ort-cpu", threads=THREADS) as engine:
+    with open_engine(bundle, "ort-cpu", EngineOptions(threads=THREADS)) as engine:
         runs: dict[str, Run] = {
             "diffusers eager loop": diffusers_loop(head),
             "bare InferenceSession.run": bare_runs(bundle),

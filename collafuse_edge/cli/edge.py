@@ -8,23 +8,38 @@ import typer
 from collafuse_edge.cli.output import JsonOption, OutFolder, emit, progress
 
 BundleArgument = Annotated[Path, typer.Argument(help="Head bundle written by `export`.", metavar="NAME.head")]
-EngineOption = Annotated[str, typer.Option(help="ort-cpu, torch or fake.")]
+EngineOption = Annotated[str, typer.Option(help="What runs the head; `doctor` lists what can run here.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of one step.")]
+SpinningOption = Annotated[
+    bool | None,
+    typer.Option("--spinning/--no-spinning", help="ort-cpu: idle threads wait busily. Faster steps, more energy."),
+]
 CheckpointOption = Annotated[Path | None, typer.Option(help="The head's checkpoint, for --engine torch only.")]
+DeviceOption = Annotated[int | None, typer.Option(help="Index of the GPU, for engines that use one.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder of the TensorRT engines built on this machine.")]
+TrustOption = Annotated[
+    bool | None, typer.Option("--trust-bundle", help="Run the TensorRT engine that the bundle brings along.")
+]
 
 
 def verify(
     bundle: BundleArgument,
     engine: EngineOption = "ort-cpu",
     threads: ThreadsOption = None,
+    spinning: SpinningOption = None,
     checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    cache: CacheOption = None,
+    trust_bundle: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file of a head bundle and compare this machine's results with its golden trajectories."""
     from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.engines import EngineOptions
     from collafuse_runtimes.verify import describe_report, verify_bundle
 
-    report = verify_bundle(read_bundle(bundle), engine, threads=threads, checkpoint=checkpoint)
+    options = EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle)
+    report = verify_bundle(read_bundle(bundle), engine, options)
     emit(report.to_dict(), as_json, *describe_report(report))
     report.require_passed(str(bundle))
 
@@ -38,7 +53,11 @@ def infer(
     labels: Annotated[str | None, typer.Option(help="Conditional heads: one class per image, e.g. 0,1,1.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step; changes speed and memory, not the images.")] = 8,
     threads: ThreadsOption = None,
+    spinning: SpinningOption = None,
     checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    cache: CacheOption = None,
+    trust_bundle: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Finish hand-over tensors: one PNG each, a contact sheet and an .npz, in a new folder."""
@@ -46,6 +65,7 @@ def infer(
 
     from collafuse_edge.cli.parsing import comma_integers
     from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.engines import EngineOptions
     from collafuse_runtimes.handover import read_handover
     from collafuse_runtimes.infer import run_inference
 
@@ -61,8 +81,7 @@ def infer(
             steps=steps,
             labels=classes,
             batch_size=batch_size,
-            threads=threads,
-            checkpoint=checkpoint,
+            engine_options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
             on_step=lambda done, _: show(done, "steps"),
         )
     summary = {"out": str(out), "count": len(result.images), "steps": result.steps, "engine": result.engine}

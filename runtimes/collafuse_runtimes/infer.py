@@ -11,7 +11,7 @@ import numpy.typing as npt
 from collafuse_runtimes.atomic import new_directory
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.checks import check_labels
-from collafuse_runtimes.engines import Engine, open_engine
+from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed, InputError
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.images import write_contact_sheet, write_png
@@ -49,8 +49,7 @@ def run_inference(
     steps: int | None = None,
     labels: npt.NDArray[Any] | None = None,
     batch_size: int = 8,
-    threads: int | None = None,
-    checkpoint: Path | None = None,
+    engine_options: EngineOptions = DEFAULTS,
     on_step: Callable[[int, int], None] | None = None,
 ) -> InferResult:
     """Denoise every tensor of a hand-over file and write the images as one new folder.
@@ -76,7 +75,7 @@ def run_inference(
         raise InputError(f"{out_dir} exists and is not an empty folder; choose a new folder name or remove it")
     check_labels(labels, len(handover), bundle.num_classes)
     rows = bundle.row_range(steps)
-    engine = open_engine(bundle, engine_name, threads=threads, checkpoint=checkpoint)
+    engine = open_engine(bundle, engine_name, engine_options)
     with new_directory(out_dir) as aside:
         with engine:
             images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)

@@ -1,13 +1,12 @@
 """Does an engine compute what the torch network computed? Golden trajectories, compared step by step."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from collafuse_runtimes.bundle import HeadBundle, read_golden
-from collafuse_runtimes.engines import Engine, open_engine
+from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.noise import Float32Array
 
@@ -138,18 +137,16 @@ def verify_engine(engine: Engine) -> VerifyReport:
     return VerifyReport(engine.name, bundle.precision, tolerance, tuple(reports))
 
 
-def verify_bundle(
-    bundle: HeadBundle, engine_name: str = "ort-cpu", *, threads: int | None = None, checkpoint: Path | None = None
-) -> VerifyReport:
+def verify_bundle(bundle: HeadBundle, engine_name: str = "ort-cpu", options: EngineOptions = DEFAULTS) -> VerifyReport:
     """Open an engine and compare it with the bundle's golden trajectories.
 
     Args:
-        engine_name, threads, checkpoint: as in ``open_engine``.
+        engine_name, options: as in ``open_engine``.
 
     Raises:
         EngineUnavailable, InputError, ArtefactError: as ``open_engine`` and ``read_golden``.
     """
-    with open_engine(bundle, engine_name, threads=threads, checkpoint=checkpoint) as engine:
+    with open_engine(bundle, engine_name, options) as engine:
         return verify_engine(engine)
 
 

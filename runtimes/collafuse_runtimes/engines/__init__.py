@@ -2,16 +2,17 @@
 
 import importlib
 import importlib.util
-from pathlib import Path
+from dataclasses import fields
 from typing import NamedTuple
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
-__all__ = ["ENGINES", "Engine", "available_engines", "open_engine"]
+__all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "open_engine"]
 
 
+DEFAULTS = EngineOptions()
 MAX_THREADS = 1024
 """More than any device has cores; libraries end the process where threads run out."""
 
@@ -21,12 +22,15 @@ class _Entry(NamedTuple):
     class_name: str
     needs: tuple[str, ...]
     install: str
+    options: tuple[str, ...]
 
 
 ENGINES: dict[str, _Entry] = {
-    "ort-cpu": _Entry("ort_engine", "OrtCpuEngine", ("onnxruntime",), "onnxruntime"),
-    "torch": _Entry("torch_engine", "TorchEngine", ("torch", "diffusers"), "'collafuse-edge[train]'"),
-    "fake": _Entry("fake_engine", "FakeEngine", (), ""),
+    "ort-cpu": _Entry("ort_engine", "OrtCpuEngine", ("onnxruntime",), "onnxruntime", ("threads", "spinning")),
+    "torch": _Entry(
+        "torch_engine", "TorchEngine", ("torch", "diffusers"), "'collafuse-edge[train]'", ("threads", "checkpoint")
+    ),
+    "fake": _Entry("fake_engine", "FakeEngine", (), "", ("threads",)),
 }
 
 
@@ -35,19 +39,15 @@ def available_engines() -> dict[str, str | None]:
     return {name: _reason_missing(entry) for name, entry in ENGINES.items()}
 
 
-def open_engine(
-    bundle: HeadBundle, name: str = "ort-cpu", *, threads: int | None = None, checkpoint: Path | None = None
-) -> Engine:
+def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOptions = DEFAULTS) -> Engine:
     """An engine for one bundle; cheap until entered (``with open_engine(...) as engine``).
 
     Args:
         name: a key of ENGINES.
-        threads: CPU threads of one step, 1 to 1024; None lets the library choose.
-        checkpoint: the head's checkpoint, for the ``torch`` engine only.
 
     Raises:
         EngineUnavailable: unknown, or its library is not installed; the message lists what can run here.
-        InputError: threads out of range, or a checkpoint missing or given to an engine that reads none.
+        InputError: an option out of range, or one that this engine does not take, or lacks.
     """
     missing = available_engines()
     runnable = ", ".join(engine for engine, reason in missing.items() if reason is None)
@@ -57,15 +57,25 @@ def open_engine(
         )
     if missing[name] is not None:
         raise EngineUnavailable(f"engine {name} cannot run here: {missing[name]}; engines that can: {runnable}")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads {threads} out of range: valid are 1 to {MAX_THREADS}")
-    if (name == "torch") != (checkpoint is not None):
-        detail = "needs the head's checkpoint; give one" if name == "torch" else "reads no checkpoint; leave it out"
-        raise InputError(f"engine {name} {detail}")
+    _check_options(name, options)
     entry = ENGINES[name]
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
-    engine: Engine = engine_class(bundle, EngineOptions(threads, checkpoint))
+    engine: Engine = engine_class(bundle, options)
     return engine
+
+
+def _check_options(name: str, options: EngineOptions) -> None:
+    taken = ENGINES[name].options
+    for field in fields(options):
+        if getattr(options, field.name) is not None and field.name not in taken:
+            valid = ", ".join(taken) or "none"
+            raise InputError(f"engine {name} takes no option {field.name}; leave it out (valid: {valid})")
+    if "checkpoint" in taken and options.checkpoint is None:
+        raise InputError(f"engine {name} needs the head's checkpoint; give one")
+    if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
+        raise InputError(f"threads {options.threads} out of range: valid are 1 to {MAX_THREADS}")
+    if options.device is not None and options.device < 0:
+        raise InputError(f"device {options.device} out of range: valid are 0 and more")
 
 
 def _reason_missing(entry: _Entry) -> str | None:

@@ -21,10 +21,23 @@ Self = TypeVar("Self", bound="Engine")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What ``open_engine`` was asked for; see there."""
+    """What an engine may be told; None leaves the choice to it. Which engine takes which option: ``ENGINES``.
+
+    Attributes:
+        threads: CPU threads of one step, 1 to 1024.
+        spinning: whether idle CPU threads wait busily for the next operator: faster steps, more energy.
+        checkpoint: the head's checkpoint; the ``torch`` engine needs it.
+        device: index of the GPU.
+        cache: folder of the TensorRT engines built on this machine.
+        trust_bundle: whether to run a TensorRT engine that the bundle brings along.
+    """
 
     threads: int | None = None
+    spinning: bool | None = None
     checkpoint: Path | None = None
+    device: int | None = None
+    cache: Path | None = None
+    trust_bundle: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class OrtCpuEngine(Engine):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         options.intra_op_num_threads = self.options.threads or 0
+        if self.options.spinning is not None:
+            options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.options.spinning)))
         try:
             session = onnxruntime.InferenceSession(str(self.bundle.model_path), options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime's own classes share no public base
