@@ -8,7 +8,7 @@ from heads import PLAN, checkpoint, copy_of, default_head
 
 import collafuse_export.step_graph
 from collafuse_export import export_head
-from collafuse_export.step_graph import bake_time_embeddings
+from collafuse_export.step_graph import CurrentRow, bake_time_embeddings
 from collafuse_runtimes.bundle import make_row_ranges, read_bundle
 from collafuse_runtimes.checkpoint import NetworkConfig, load_weights, read_checkpoint, write_checkpoint
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
@@ -69,7 +69,7 @@ def test_network_that_cannot_be_baked_is_refused() -> None:
 
     config = NetworkConfig("fourier", {**read_checkpoint(checkpoint()).network.unet, "time_embedding_type": "fourier"})
     with pytest.raises(InputError, match="time_embedding_type 'fourier'"):
-        bake_time_embeddings(UNet2DModel(**config.unet), [1])
+        bake_time_embeddings(UNet2DModel(**config.unet), [1], CurrentRow())
     with pytest.raises(InputError, match="time_embedding_type None"):
         bake_time_embeddings(torch.nn.Identity(), [1])
 

@@ -50,14 +50,34 @@ def test_graph_has_the_stated_border(make_head: Callable[[], HeadBundle]) -> Non
 
 
 def test_schedule_and_time_embedding_are_constants_of_the_graph() -> None:
+    """One table per coefficient and per projection of the time embedding, a row per baked step."""
     bundle = default_head()
     graph = onnx.load(bundle.model_path).graph
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
-    np.testing.assert_array_equal(
-        constants["coefficients"], step_table(bundle.plan, bundle.transitions, bundle.sampler)
-    )
-    assert constants["network.time_proj.table"].shape[0] == 20 + 7 + 1
-    assert not [node.op_type for node in graph.node if node.op_type in ("Sin", "Cos", "Loop", "If")]
+    tables = [constants[node.input[0]] for node in graph.node if "step" in node.input]
+    assert {len(table) for table in tables} == {20 + 7 + 1}
+    columns = step_table(bundle.plan, bundle.transitions, bundle.sampler).T
+    found = np.stack([table for table in tables if table.ndim == 1])
+    np.testing.assert_array_equal(found, columns[: len(found)])  # a deterministic head has no use for sigma
+    assert len(found) == 5 and len(tables) > len(found)
+    operators = {node.op_type for node in graph.node}
+    assert not operators & {"Sin", "Cos", "Loop", "If", "Gemm", "MatMul"}
+
+
+@pytest.mark.parametrize("make_head", HEADS)
+def test_no_node_works_on_shapes(make_head: Callable[[], HeadBundle]) -> None:
+    graph = onnx.load(make_head().model_path).graph
+    assert not {node.op_type for node in graph.node} & {
+        "Shape",
+        "Size",
+        "Slice",
+        "Squeeze",
+        "Expand",
+        "ConstantOfShape",
+    }
+    names = {i.name for i in graph.initializer}
+    assert all(node.input[1] in names for node in graph.node if node.op_type == "Reshape")
+    assert names == {name for node in graph.node for name in node.input} & names  # none is left unused
 
 
 def test_labels_and_noise_matter() -> None:
@@ -77,7 +97,9 @@ def test_fp16_network_keeps_float32_border_and_sampler() -> None:
     bundle = head(conditional=True, precision="fp16")
     graph = onnx.load(bundle.model_path).graph
     types = {i.name: i.data_type for i in graph.initializer}
-    assert types["coefficients"] == onnx.TensorProto.FLOAT
+    tables = [node.input[0] for node in graph.node if "step" in node.input]
+    shapes = {i.name: len(i.dims) for i in graph.initializer}
+    assert {types[name] for name in tables if shapes[name] == 1} == {onnx.TensorProto.FLOAT}
     assert types["network.conv_in.weight"] == onnx.TensorProto.FLOAT16
     assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT}
     x_tc, labels = inputs(bundle, 4)

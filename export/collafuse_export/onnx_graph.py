@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from collafuse_export.graph_passes import simplify
 from collafuse_runtimes.bundle import TensorInfo
 from collafuse_runtimes.errors import CollafuseError
 
@@ -22,10 +23,15 @@ class ExportFailed(CollafuseError):
 
 
 def to_onnx(
-    module: "torch.nn.Module", inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...], opset: int
+    module: "torch.nn.Module",
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+    opset: int,
+    rows: int,
 ) -> bytes:
-    """Trace ``module`` with a dynamic batch and return the checked, stripped model.
+    """Trace ``module`` with a dynamic batch and return the checked, stripped, simplified model.
 
+    ``rows`` is the number of steps baked in: what depends on the input ``step`` alone becomes tables of that length.
     The same module gives the same bytes on every machine with the same versions of torch and onnxscript.
 
     Raises:
@@ -50,7 +56,7 @@ def to_onnx(
                 dynamic_shapes=dynamic,
                 verbose=False,
             )
-        model = program.model_proto  # type: ignore[union-attr]
+        model = simplify(program.model_proto, "step", rows)  # type: ignore[union-attr]
         strip(model)
         onnx.checker.check_model(model, full_check=True)
         if [(entry.domain, entry.version) for entry in model.opset_import] != [("", opset)] or model.functions:

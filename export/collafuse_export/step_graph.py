@@ -28,16 +28,23 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class RowTable(nn.Module):
-    """Stands in for a module whose output depends on the timestep alone: (B,) int32 rows -> (B, E)."""
+class CurrentRow:
+    """The row of the step being computed, past the network, which would copy it once per image of the batch."""
 
-    def __init__(self, table: Tensor) -> None:
+    step: Tensor  # (1,) int32
+
+
+class RowTable(nn.Module):
+    """Stands in for a module whose output depends on the timestep alone: -> (1, E), the current row."""
+
+    def __init__(self, table: Tensor, current: CurrentRow) -> None:
         super().__init__()
         self.register_buffer("table", table)
+        self.current = current
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Look the rows up."""
-        return torch.index_select(self.get_buffer("table"), 0, rows)
+    def forward(self, _: Tensor) -> Tensor:
+        """Look the row up."""
+        return torch.index_select(self.get_buffer("table"), 0, self.current.step)
 
 
 class StepGraph(nn.Module):
@@ -58,7 +65,8 @@ class StepGraph(nn.Module):
         precision: str,
     ) -> None:
         super().__init__()
-        self.network = bake_time_embeddings(network, [t for t, _ in transitions])
+        self.current = CurrentRow()
+        self.network = bake_time_embeddings(network, [t for t, _ in transitions], self.current)
         self.network_dtype = NETWORK_DTYPES[precision]
         self.to(self.network_dtype)
         self.value_range = plan.value_range
@@ -66,13 +74,14 @@ class StepGraph(nn.Module):
 
     def forward(self, sample: Tensor, step: Tensor, noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """One step; ``noise`` for stochastic samplers, ``label`` for conditional heads."""
+        self.current.step = step
         eps = self.network(sample.to(self.network_dtype), step, class_labels=label, return_dict=False)[0].float()
         row = torch.index_select(self.get_buffer("coefficients"), 0, step)  # (1, 6)
         next_sample: Tensor = apply_step(sample, eps, StepCoefficients(*row.unbind(1)), self.value_range, noise)
         return next_sample
 
 
-def bake_time_embeddings(network: nn.Module, timesteps: "Sequence[int]") -> nn.Module:
+def bake_time_embeddings(network: nn.Module, timesteps: "Sequence[int]", current: CurrentRow) -> nn.Module:
     """Replace the network's time embedding by its values at ``timesteps``; row k belongs to timesteps[k].
 
     Raises:
@@ -90,6 +99,6 @@ def bake_time_embeddings(network: nn.Module, timesteps: "Sequence[int]") -> nn.M
         embeddings = network.get_submodule("time_embedding")(
             network.get_submodule("time_proj")(torch.tensor(timesteps, dtype=torch.int64)).to(torch.float32)
         )
-    network.add_module("time_proj", RowTable(embeddings.clone()))
+    network.add_module("time_proj", RowTable(embeddings.clone(), current))
     network.add_module("time_embedding", nn.Identity())
     return network

@@ -87,7 +87,7 @@ def export_head(
         )
         write_golden(aside, make_golden(network, plan, sampler, row_ranges, num_classes))
         graph = StepGraph(network, plan, bundle.transitions, sampler, precision)  # alters the network
-        write_bytes(aside / MODEL, to_onnx(graph, bundle.inputs, bundle.outputs, opset))
+        write_bytes(aside / MODEL, to_onnx(graph, bundle.inputs, bundle.outputs, opset, len(bundle.transitions)))
         with open_engine(bundle, "ort-cpu") as engine:
             report = verify_engine(engine)
         report.require_passed(f"the {precision} graph of {checkpoint_dir}")
