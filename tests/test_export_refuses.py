@@ -71,7 +71,7 @@ def test_network_that_cannot_be_baked_is_refused() -> None:
     with pytest.raises(InputError, match="time_embedding_type 'fourier'"):
         bake_time_embeddings(UNet2DModel(**config.unet), [1], CurrentRow())
     with pytest.raises(InputError, match="time_embedding_type None"):
-        bake_time_embeddings(torch.nn.Identity(), [1])
+        bake_time_embeddings(torch.nn.Identity(), [1], CurrentRow())
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

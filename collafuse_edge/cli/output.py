@@ -74,3 +74,13 @@ def line_printer(title: str, total: int) -> Callable[[int, str], None]:
             print(f"{title} {done}/{total} {text}".rstrip(), file=sys.stderr, flush=True)
 
     return show
+
+
+def stage_printer(unit: str = "") -> Callable[[str, int, int], None]:
+    """A function (what, done, in all) that prints each stage as a line every ten seconds and at its end."""
+    shows: dict[str, Callable[[int, str], None]] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        shows.setdefault(what, line_printer(what, total))(done, unit)
+
+    return show

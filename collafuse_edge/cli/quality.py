@@ -1,12 +1,11 @@
 """Commands that show and judge: demo, evaluate."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import JsonOption, emit, line_printer
+from collafuse_edge.cli.output import JsonOption, emit, stage_printer
 from collafuse_edge.cli.site import ClassOption, DataOption, LimitOption, SlicesOption, SplitOption, load_data
 
 
@@ -40,19 +39,11 @@ def demo(
 
     from collafuse_edge.demo import demo_table, run_demo
 
-    result = run_demo(out, lambda command: print(f"$ collafuse-edge {command}", file=sys.stderr), _demo_progress())
+    result = run_demo(
+        out, lambda command: print(f"$ collafuse-edge {command}", file=sys.stderr), stage_printer("steps")
+    )
     lines = [*demo_table(result), f"picture   {result.picture} (rows per client: real, x_tc, finished)"]
     emit(asdict(result), as_json, *lines, f"took      {result.seconds:.0f} s")
-
-
-def _demo_progress() -> Callable[[str, int, int], None]:
-    """Each training stage as a line every ten seconds."""
-    shows: dict[str, Callable[[int, str], None]] = {}
-
-    def on_step(what: str, step: int, steps: int) -> None:
-        shows.setdefault(what, line_printer(what, steps))(step, "steps")
-
-    return on_step
 
 
 COMMANDS = (demo, evaluate)

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collafuse_edge.cli.output import EtaOption, JsonOption, OutFile, OutFolder, PlanOption, SamplerOption, emit
+from collafuse_edge.cli.output import (
+    EtaOption,
+    JsonOption,
+    OutFile,
+    OutFolder,
+    PlanOption,
+    SamplerOption,
+    emit,
+    stage_printer,
+)
 from collafuse_edge.cli.training_options import (
     Accumulation,
     BatchSize,
@@ -140,20 +149,37 @@ def export(
     steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
     sampler: SamplerOption = "ddim",
     eta: EtaOption = 0.0,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
     opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep a precision slower or farther off than allowed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a trained head into a head bundle; fails unless the graph reproduces the network's whole trajectory."""
     from collafuse_edge.cli.parsing import comma_integers
-    from collafuse_export import describe_bundle, export_head
+    from collafuse_export import describe_bundle, describe_precision, export_with_report
+    from collafuse_runtimes.handover import read_handover
     from collafuse_runtimes.samplers import Sampler
 
-    counts = None if steps is None else comma_integers("steps", steps)
-    bundle = export_head(
-        checkpoint, out, step_counts=counts, sampler=Sampler(sampler, eta), precision=precision, opset=opset
+    bundle, report = export_with_report(
+        checkpoint,
+        out,
+        step_counts=None if steps is None else comma_integers("steps", steps),
+        sampler=Sampler(sampler, eta),
+        precision=precision,
+        opset=opset,
+        calibration=None if calibration is None else read_handover(calibration),
+        force=force,
+        on_progress=stage_printer(),
     )
-    emit({"bundle": str(out), "parity": bundle.parity}, as_json, *describe_bundle(bundle))
+    result = {"bundle": str(out), "parity": bundle.parity, "precision": None if report is None else report.to_dict()}
+    lines = [] if report is None else describe_precision(report)
+    emit(result, as_json, *describe_bundle(bundle), *lines)
 
 
 def load_data(

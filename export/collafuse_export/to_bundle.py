@@ -5,8 +5,10 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from collafuse_export.low_precision import OnProgress, check_calibration, write_low_precision
+from collafuse_export.precision import PrecisionReport
 from collafuse_runtimes import __version__
 from collafuse_runtimes.atomic import new_directory, write_bytes
 from collafuse_runtimes.bundle import (
@@ -24,6 +26,7 @@ from collafuse_runtimes.bundle import (
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_engine
 
@@ -33,7 +36,12 @@ if TYPE_CHECKING:
 TOOLS = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
-def export_head(
+def export_head(checkpoint_dir: Path, out: Path, **options: Any) -> HeadBundle:
+    """``export_with_report``, the bundle alone."""
+    return export_with_report(checkpoint_dir, out, **options)[0]
+
+
+def export_with_report(
     checkpoint_dir: Path,
     out: Path,
     *,
@@ -41,7 +49,10 @@ def export_head(
     sampler: Sampler | None = None,
     precision: str = "fp32",
     opset: int = 20,
-) -> HeadBundle:
+    calibration: Handover | None = None,
+    force: bool = False,
+    on_progress: OnProgress = lambda *_: None,
+) -> tuple[HeadBundle, PrecisionReport | None]:
     """Export a client checkpoint and check the result on the CPU, step by step, against the torch network.
 
     Args:
@@ -49,18 +60,25 @@ def export_head(
         out: the bundle folder; an older head bundle there is replaced in one step.
         step_counts: denoising steps to bake in, the first is the default; None is full stride.
         sampler: baked in; default DDIM, eta 0.
-        precision: of the network, "fp32" or "fp16".
+        precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
         opset: 20, or 17 for TensorRT 8 (JetPack 5).
+        calibration: hand-over tensors of this plan; int8 is fitted to some of them and judged on others, fp16 judged
+            on all (on the golden vectors where there are none).
+        force: whether to publish a precision that is slower than float32 or too far from it. The gate of the golden
+            trajectories cannot be forced.
+        on_progress: called with (what, done, in all) during the long parts.
 
     Returns:
-        The bundle, read back from ``out``.
+        The bundle, read back from ``out``, and the figures that a lower precision was judged by (None for fp32).
 
     Raises:
         InputError: an option is unusable, the plan leaves the client no step, or ``out`` holds something else.
         EngineUnavailable: a library of the [export] extra is not installed.
         ArtefactError: the checkpoint is damaged, or ``out`` cannot be written.
         ExportFailed: torch cannot turn this network into a graph.
-        CheckFailed: the graph differs from the network by more than its precision allows; nothing is written.
+        PlanMismatch: the calibration tensors are of another plan.
+        CheckFailed: the graph differs from the network by more than its precision allows, or a lower precision is not
+            worth it; nothing is written.
     """
     _check_options(out, precision, opset)
     from collafuse_export.golden import make_golden
@@ -85,14 +103,26 @@ def export_head(
             parity={},
             tools={"collafuse-edge": __version__, **{name: importlib.metadata.version(name) for name in TOOLS}},
         )
+        check_calibration(precision, calibration, bundle)
         write_golden(aside, make_golden(network, plan, sampler, row_ranges, num_classes))
-        graph = StepGraph(network, plan, bundle.transitions, sampler, precision)  # alters the network
-        write_bytes(aside / MODEL, to_onnx(graph, bundle.inputs, bundle.outputs, opset, len(bundle.transitions)))
+
+        def graph(network_precision: str) -> bytes:
+            fresh = load_network(checkpoint)  # the step graph alters its network
+            step_graph = StepGraph(fresh, plan, bundle.transitions, sampler, network_precision)
+            return to_onnx(step_graph, bundle.inputs, bundle.outputs, opset, len(bundle.transitions))
+
+        comparison = None
+        if precision == "fp32":
+            write_bytes(aside / MODEL, graph("fp32"))
+        else:
+            bundle, comparison = write_low_precision(bundle, graph, calibration, on_progress)
         with open_engine(bundle, "ort-cpu") as engine:
             report = verify_engine(engine)
         report.require_passed(f"the {precision} graph of {checkpoint_dir}")
+        if comparison is not None and not force:
+            comparison.require_worth_it()
         write_manifest(replace(bundle, parity=report.to_dict()))
-    return read_bundle(out)
+    return read_bundle(out), comparison
 
 
 def _check_options(out: Path, precision: str, opset: int) -> None:

@@ -23,7 +23,7 @@ from collafuse_runtimes.sealed import read_json, read_tensors, sha256_file, writ
 FORMAT = "collafuse-head"
 GOLDEN_FORMAT = "collafuse-golden"
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.safetensors", "manifest.json"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
 OPSETS = (20, 17)
 
 
@@ -77,12 +77,13 @@ class HeadBundle:
         plan: the split plan.
         sampler: the client's sampler, baked into the graph.
         row_ranges: one per baked step count; the first is the default.
-        precision: "fp32" or "fp16", of the network; sampler arithmetic and tensors at the border are float32.
+        precision: of the network, one of PRECISIONS; sampler arithmetic and tensors at the border are float32.
         opset: ONNX opset of the graph.
         num_classes: classes of a conditional head, None otherwise.
         network: what was exported.
         parity: figures of the check against the torch network at export time (``VerifyReport.to_dict``).
         tools: versions of the tools that wrote it.
+        float_layers: nodes of the graph that an int8 head leaves in float.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class HeadBundle:
     network: NetworkInfo
     parity: dict[str, Any]
     tools: dict[str, str]
+    float_layers: tuple[str, ...] = ()
 
     @property
     def model_path(self) -> Path:
@@ -184,6 +186,7 @@ def write_manifest(bundle: HeadBundle) -> None:
         "network": asdict(bundle.network),
         "parity": bundle.parity,
         "tools": bundle.tools,
+        "float_layers": list(bundle.float_layers),
         "files": {name: sha256_file(bundle.path / name) for name in (MODEL, GOLDEN)},
     }
     write_json(bundle.path / MANIFEST, FORMAT, payload)
@@ -290,6 +293,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         network=NetworkInfo(**manifest["network"]),
         parity=manifest["parity"],
         tools=manifest["tools"],
+        float_layers=tuple(manifest["float_layers"]),
     )
 
 

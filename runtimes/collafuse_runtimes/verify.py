@@ -20,8 +20,14 @@ class Tolerance:
     max_rel: float
 
 
-TOLERANCES = {"fp32": Tolerance(0.999, 1e-4, 1e-3), "fp16": Tolerance(0.995, 1e-2, 5e-2)}
-"""By precision of the bundle."""
+TOLERANCES = {
+    "fp32": Tolerance(0.999, 1e-4, 1e-3),
+    "fp16": Tolerance(0.995, 1e-2, 5e-2),
+    "bf16": Tolerance(0.99, 2e-2, 1e-1),
+    "int8-cpu": Tolerance(0.99, 1e-1, 2e-1),
+    "int8-trt": Tolerance(0.99, 1e-1, 2e-1),
+}
+"""By precision of the bundle, or of the engine's arithmetic where that is coarser."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,12 @@ def compare_trajectories(steps: int, actual: Float32Array, expected: Float32Arra
     return RangeReport(steps, worst, agreements[worst], agreements[-1], passed)
 
 
+def tolerance_of(engine: Engine) -> Tolerance:
+    """The looser of what the bundle's precision and the engine's own arithmetic need."""
+    names = (engine.bundle.precision, engine.arithmetic or engine.bundle.precision)
+    return max((TOLERANCES[name] for name in names), key=lambda tolerance: tolerance.max_abs)
+
+
 def verify_engine(engine: Engine) -> VerifyReport:
     """Run the golden input through an open engine, every row range, and compare each step.
 
@@ -128,7 +140,7 @@ def verify_engine(engine: Engine) -> VerifyReport:
         ArtefactError: the golden file is damaged.
     """
     bundle = engine.bundle
-    golden, tolerance = read_golden(bundle), TOLERANCES[bundle.precision]
+    golden, tolerance = read_golden(bundle), tolerance_of(engine)
     reports = []
     for steps, expected in golden.trajectories.items():
         actual = np.full_like(expected, np.nan)

@@ -30,6 +30,10 @@ ENGINES: dict[str, _Entry] = {
     "torch": _Entry(
         "torch_engine", "TorchEngine", ("torch", "diffusers"), "'collafuse-edge[train]'", ("threads", "checkpoint")
     ),
+    "openvino": _Entry("openvino_engine", "OpenVinoEngine", ("openvino",), "'collafuse-edge[openvino]'", ("threads",)),
+    "openvino-bf16": _Entry(
+        "openvino_engine", "OpenVinoBf16Engine", ("openvino",), "'collafuse-edge[openvino]'", ("threads",)
+    ),
     "fake": _Entry("fake_engine", "FakeEngine", (), "", ("threads",)),
 }
 

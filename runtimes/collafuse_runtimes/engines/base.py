@@ -63,6 +63,8 @@ class Engine(ABC):
     """A context manager that runs the steps of one head; constructing is cheap, entering loads it."""
 
     name: ClassVar[str]
+    arithmetic: ClassVar[str | None] = None
+    """Precision the engine computes in where that is not the bundle's own."""
 
     def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
         self.bundle = bundle

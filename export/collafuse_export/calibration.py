@@ -1,0 +1,81 @@
+"""What a quantiser must see: real hand-over tensors on their way through every baked step of the head."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes.engines import Engine
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.noise import Float32Array, noise_batch
+
+MAX_CALIBRATION, MAX_CHECK = 16, 8
+"""Tensors used of a hand-over file: more change ranges and figures little and cost time in proportion."""
+
+Feeds = dict[str, npt.NDArray[Any]]
+
+
+def split_handover(handover: Handover) -> tuple[range, range]:
+    """(rows to calibrate on, rows to check on), disjoint: a quantiser is not judged on what it was fitted to.
+
+    Raises:
+        InputError: fewer than two tensors.
+    """
+    count = len(handover)
+    if count < 2:
+        raise InputError(
+            f"a hand-over file of {count} tensor cannot calibrate: valid are 2 and more (16 calibrate, 8 check); "
+            "make one with `collafuse-edge handoff --count 24`"
+        )
+    check = min(MAX_CHECK, max(count // 3, 1))
+    return range(min(count - check, MAX_CALIBRATION)), range(count - check, count)
+
+
+def labels_for(rows: Sequence[int], num_classes: int | None) -> npt.NDArray[np.int32] | None:
+    """Every class in turn; None for unconditional heads."""
+    return None if num_classes is None else (np.array(rows) % num_classes).astype(np.int32)
+
+
+def trajectories(engine: Engine, handover: Handover, rows: range) -> dict[int, Float32Array]:
+    """Every baked step count run over some rows of a hand-over file.
+
+    Returns:
+        By step count, (steps + 1, B, C, H, W): x_tc and the tensor after each step.
+    """
+    x_tc = handover.x_tc[rows.start : rows.stop]
+    indices = [handover.first_index + row for row in rows]
+    labels = labels_for(rows, engine.bundle.num_classes)
+    found = {}
+    for row_range in engine.bundle.row_ranges:
+        states = np.empty((row_range.steps + 1, *x_tc.shape), np.float32)
+        states[0] = x_tc
+        engine.denoise(
+            x_tc,
+            row_range.steps,
+            seed=handover.seed,
+            sample_indices=indices,
+            labels=labels,
+            on_step=states[1:].__setitem__,
+        )
+        found[row_range.steps] = states
+    return found
+
+
+def step_feeds(engine: Engine, handover: Handover, rows: range) -> Iterator[Feeds]:
+    """The graph's inputs at every step of every baked step count."""
+    bundle, labels = engine.bundle, labels_for(rows, engine.bundle.num_classes)
+    states = trajectories(engine, handover, rows)
+    for row_range in bundle.row_ranges:
+        for k, (t, _) in enumerate(row_range.transitions):
+            feeds: Feeds = {
+                "sample": states[row_range.steps][k],
+                "step": np.array([row_range.first_row + k], np.int32),
+            }
+            if bundle.sampler.is_stochastic:
+                indices = [handover.first_index + row for row in rows]
+                feeds["noise"] = noise_batch(handover.seed, indices, t, bundle.plan.image_shape)
+            if labels is not None:
+                feeds["label"] = labels
+            yield feeds

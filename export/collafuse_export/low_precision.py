@@ -1,0 +1,120 @@
+"""A head in fp16 or int8: its graph, and the comparison with float32 that decides whether it is worth publishing."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from collafuse_export.calibration import split_handover, step_feeds, trajectories
+from collafuse_export.precision import PrecisionReport, compare_precisions
+from collafuse_export.quantize import FLAVOURS, Quantiser
+from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
+from collafuse_runtimes.atomic import write_bytes
+from collafuse_runtimes.bundle import HeadBundle, read_golden
+from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.plan import require_same_plan
+
+SENSITIVITY_TENSORS = 2
+"""Enough to rank layers: each costs a trajectory per layer."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (what, done, in all)."""
+
+
+def check_calibration(precision: str, handover: Handover | None, bundle: HeadBundle) -> None:
+    """Require hand-over tensors of this plan where a precision is calibrated.
+
+    Raises:
+        InputError: missing, too few, or given to fp32.
+        PlanMismatch: of another plan.
+    """
+    if handover is None and precision in FLAVOURS:
+        raise InputError(
+            f"precision {precision} is calibrated on real hand-over tensors: give a file made by "
+            "`collafuse-edge handoff --count 24` as --calibration"
+        )
+    if handover is not None:
+        if precision == "fp32":
+            raise InputError("precision fp32 is calibrated on nothing; leave --calibration out, or choose another")
+        require_same_plan(bundle.plan, "the checkpoint", handover.plan, "the calibration file")
+        split_handover(handover)
+
+
+def write_low_precision(
+    bundle: HeadBundle, graph: Callable[[str], bytes], handover: Handover | None, on_progress: OnProgress
+) -> tuple[HeadBundle, PrecisionReport]:
+    """Write ``model.onnx`` in the bundle's precision and measure it against float32 and float16.
+
+    Args:
+        bundle: its folder holds the golden vectors already.
+        graph: "fp32" or "fp16" to the serialised step graph.
+        handover: tensors to calibrate and to measure on; None measures on the golden vectors (fp16 only).
+
+    Returns:
+        The bundle (with the layers that stayed in float) and the figures.
+    """
+    golden = read_golden(bundle)
+    tensors = handover or Handover(golden.x_tc, bundle.plan, golden.seed, 0, bundle.sampler.to_dict(), (), None)
+    calibration, check = (range(0), range(len(tensors))) if handover is None else split_handover(handover)
+    with tempfile.TemporaryDirectory() as scratch:
+        floats = {name: _variant(bundle, Path(scratch), name, graph(name)) for name in ("fp32", "fp16")}
+        sensitivities: tuple[Sensitivity, ...] = ()
+        if bundle.precision in FLAVOURS:
+            quantiser = _calibrated(bundle, floats, tensors, calibration)
+            sensitivities = _sensitivities(quantiser, floats["fp32"], tensors, check, Path(scratch), on_progress)
+            bundle = replace(bundle, float_layers=layers_to_keep_float(sensitivities))
+            write_bytes(bundle.model_path, quantiser.quantise(bundle.float_layers))
+        else:
+            write_bytes(bundle.model_path, floats[bundle.precision].model_path.read_bytes())
+            floats.pop(bundle.precision)
+        on_progress("compare", 0, 1)
+        report = compare_precisions(
+            bundle,
+            floats,
+            tensors,
+            check,
+            source="golden vectors" if handover is None else "hand-over tensors",
+            float_layers=tuple(asdict(s) for s in sensitivities[: len(bundle.float_layers)]),
+        )
+        on_progress("compare", 1, 1)
+    return bundle, report
+
+
+def _calibrated(bundle: HeadBundle, floats: dict[str, HeadBundle], tensors: Handover, calibration: range) -> Quantiser:
+    """TensorRT's flavour stands on the fp16 graph, whose other layers then run in fp16, where QDQ in fp16 exists
+    (opset 19); on the fp32 graph otherwise, like ONNX Runtime's flavour."""
+    base = floats["fp16" if bundle.precision == "int8-trt" and bundle.opset >= 19 else "fp32"]
+    with open_engine(base) as engine:
+        return Quantiser(base.model_path.read_bytes(), step_feeds(engine, tensors, calibration), bundle.precision)
+
+
+def _sensitivities(
+    quantiser: Quantiser, reference: HeadBundle, tensors: Handover, check: range, scratch: Path, on_progress: OnProgress
+) -> tuple[Sensitivity, ...]:
+    rows = check[:SENSITIVITY_TENSORS]
+
+    def finished(bundle: HeadBundle) -> Float32Array:
+        only = replace(bundle, row_ranges=bundle.row_ranges[:1])
+        with open_engine(only) as engine:
+            states = trajectories(engine, tensors, rows)[only.row_ranges[0].steps]
+        images: Float32Array = states[-1]
+        return images
+
+    def run(model: bytes) -> Float32Array:
+        return finished(_variant(reference, scratch, "candidate", model))
+
+    return measure_sensitivity(
+        quantiser, run, finished(reference), lambda done, total: on_progress("layer by layer in int8", done, total)
+    )
+
+
+def _variant(bundle: HeadBundle, scratch: Path, precision: str, model: bytes) -> HeadBundle:
+    """The same head with another graph, in a scratch folder."""
+    folder = scratch / precision
+    folder.mkdir(exist_ok=True)
+    variant = replace(bundle, path=folder, precision=precision)
+    variant.model_path.write_bytes(model)
+    return variant

@@ -1,0 +1,107 @@
+"""OpenVINO on an x86 CPU: the graph compiled once per batch size, two shared buffers that take turns."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
+from collafuse_runtimes.noise import Float32Array
+
+
+class OpenVinoEngine(Engine):
+    """``openvino``: computes in float32, and in int8 where the graph is quantised."""
+
+    name = "openvino"
+    hint: ClassVar[str] = "f32"
+
+    def _open(self) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if self.hint == "bf16" and "BF16" not in capabilities:
+            raise EngineUnavailable(
+                f"engine {self.name}: this CPU has no bf16 arithmetic (OpenVINO offers {', '.join(capabilities)}); "
+                "use openvino"
+            )
+        try:
+            self._model = self._core.read_model(str(self.bundle.model_path))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise ArtefactError(f"OpenVINO refuses {self.bundle.model_path}: {reason}; export again") from None
+        found = {port.get_any_name() for port in (*self._model.inputs, *self._model.outputs)}
+        stated = {tensor.name for tensor in (*self.bundle.inputs, *self.bundle.outputs)}
+        if found != stated:
+            raise ArtefactError(
+                f"{self.bundle.model_path} takes and gives {sorted(found)}, not {sorted(stated)}; export again"
+            )
+        self._compiled: dict[int, Any] = {}
+
+    def _close(self) -> None:
+        self._compiled.clear()
+        del self._model, self._core
+
+    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+        y = np.empty_like(x)
+        step = np.array([row], dtype=np.int32)
+        self._bind(x, step, z, labels, y).infer()
+        return y
+
+    def _denoise(self, trajectory: Trajectory) -> Float32Array:
+        x, y = trajectory.x_tc.copy(), np.empty_like(trajectory.x_tc)
+        step = np.array([trajectory.rows.first_row], dtype=np.int32)
+        z = None if trajectory.noise is None else np.empty_like(x)
+        turns = ((self._bind(x, step, z, trajectory.labels, y), y), (self._bind(y, step, z, trajectory.labels, x), x))
+        for k, (t, _) in enumerate(trajectory.rows.transitions):
+            if z is not None and trajectory.noise is not None:
+                z[...] = trajectory.noise(t)
+            request, result = turns[k % 2]
+            request.infer()
+            step += 1
+            if trajectory.on_step is not None:
+                trajectory.on_step(k, result)
+        return result
+
+    def _bind(
+        self,
+        x: Float32Array,
+        step: npt.NDArray[np.int32],
+        z: Float32Array | None,
+        labels: Labels | None,
+        y: Float32Array,
+    ) -> Any:
+        """An inference request that reads and writes these very arrays."""
+        from openvino import Tensor
+
+        request = self._compiled_for(len(x)).create_infer_request()
+        for name, array in (("sample", x), ("step", step), ("noise", z), ("label", labels)):
+            if array is not None:
+                request.set_tensor(name, Tensor(array, shared_memory=True))
+        request.set_tensor("next_sample", Tensor(y, shared_memory=True))
+        return request
+
+    def _compiled_for(self, batch: int) -> Any:
+        """Static shapes run faster than a dynamic batch; the last batch size stays compiled."""
+        if batch not in self._compiled:
+            self._compiled.clear()
+            shapes = {t.name: [batch if n == "batch" else n for n in t.shape] for t in self.bundle.inputs}
+            self._model.reshape(shapes)
+            options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.hint}
+            if self.options.threads is not None:
+                options["INFERENCE_NUM_THREADS"] = self.options.threads
+            compiled = self._core.compile_model(self._model, "CPU", options)
+            ran = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            if ran != self.hint:
+                raise EngineUnavailable(f"asked OpenVINO for {self.hint} arithmetic, got {ran}; use ort-cpu")
+            self._compiled[batch] = compiled
+        return self._compiled[batch]
+
+
+class OpenVinoBf16Engine(OpenVinoEngine):
+    """``openvino-bf16``: as ``openvino``, convolutions in bfloat16; ``verify`` allows it that precision's distance."""
+
+    name = "openvino-bf16"
+    hint = "bf16"
+    arithmetic = "bf16"
