@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from collafuse_export.calibration import split_handover, step_feeds, trajectories
-from collafuse_export.precision import PrecisionReport, compare_precisions
+from collafuse_export.precision import PrecisionReport, compare_graphs, compare_precisions
 from collafuse_export.quantize import FLAVOURS, Quantiser
 from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
 from collafuse_runtimes.atomic import write_bytes
@@ -65,8 +65,7 @@ def write_low_precision(
         if bundle.precision in FLAVOURS:
             quantiser = _calibrated(bundle, floats, tensors, calibration)
             sensitivities = _sensitivities(quantiser, floats["fp32"], tensors, check, Path(scratch), on_progress)
-            bundle = replace(bundle, float_layers=layers_to_keep_float(sensitivities))
-            write_bytes(bundle.model_path, quantiser.quantise(bundle.float_layers))
+            bundle = _quantised(bundle, quantiser, sensitivities, floats["fp32"], tensors, check)
         else:
             write_bytes(bundle.model_path, floats[bundle.precision].model_path.read_bytes())
             floats.pop(bundle.precision)
@@ -89,6 +88,25 @@ def _calibrated(bundle: HeadBundle, floats: dict[str, HeadBundle], tensors: Hand
     base = floats["fp16" if bundle.precision == "int8-trt" and bundle.opset >= 19 else "fp32"]
     with open_engine(base) as engine:
         return Quantiser(base.model_path.read_bytes(), step_feeds(engine, tensors, calibration), bundle.precision)
+
+
+def _quantised(
+    bundle: HeadBundle,
+    quantiser: Quantiser,
+    sensitivities: tuple[Sensitivity, ...],
+    reference: HeadBundle,
+    tensors: Handover,
+    check: range,
+) -> HeadBundle:
+    """Write the int8 graph; while it is too far off, twice as many layers stay in float, up to half of them."""
+    order = [entry.layer for entry in sensitivities]
+    count = max(len(layers_to_keep_float(sensitivities)), 1)
+    while True:
+        bundle = replace(bundle, float_layers=tuple(order[:count]))
+        write_bytes(bundle.model_path, quantiser.quantise(bundle.float_layers))
+        if count * 2 > len(order) // 2 or all(r.passed for r in compare_graphs(bundle, reference, tensors, check)):
+            return bundle
+        count *= 2
 
 
 def _sensitivities(

@@ -129,6 +129,16 @@ def compare_precisions(
     )
 
 
+def compare_graphs(
+    candidate: HeadBundle, reference: HeadBundle, handover: Handover, rows: range
+) -> tuple[RangeReport, ...]:
+    """Every step of every baked step count by ``ort-cpu``, in the tolerance of the candidate's precision."""
+    with open_engine(reference) as right, open_engine(candidate) as engine:
+        expected, actual = (trajectories(e, handover, rows) for e in (right, engine))
+    tolerance = TOLERANCES[candidate.precision]
+    return tuple(compare_trajectories(steps, actual[steps][1:], expected[steps][1:], tolerance) for steps in expected)
+
+
 def measure_speed(bundles: dict[str, HeadBundle], handover: Handover, rows: range) -> tuple[Timing, ...]:
     """Every precision on every engine that can run it here, in shuffled order, round after round.
 

@@ -24,8 +24,8 @@ TOLERANCES = {
     "fp32": Tolerance(0.999, 1e-4, 1e-3),
     "fp16": Tolerance(0.995, 1e-2, 5e-2),
     "bf16": Tolerance(0.99, 2e-2, 1e-1),
-    "int8-cpu": Tolerance(0.99, 1e-1, 2e-1),
-    "int8-trt": Tolerance(0.99, 1e-1, 2e-1),
+    "int8-cpu": Tolerance(0.99, 2e-1, 2.5e-1),
+    "int8-trt": Tolerance(0.99, 2e-1, 2.5e-1),
 }
 """By precision of the bundle, or of the engine's arithmetic where that is coarser."""
 
