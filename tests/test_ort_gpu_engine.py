@@ -16,7 +16,7 @@ from heads import conditional_head, default_head, head, inputs, rgb_head, worksp
 
 from collafuse_runtimes import engines
 from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine, ort_gpu_engine
+from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine, ort_gpu_engine, ort_session
 from collafuse_runtimes.engines.ort_gpu_engine import OrtCudaEngine, OrtTensorrtEngine, engine_key
 from collafuse_runtimes.engines.ort_session import new_session_options, open_session
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
@@ -172,6 +172,36 @@ def test_an_onnxruntime_that_is_missing_or_broken_is_told_apart(
     assert available_engines()["ort-cpu"] is None
 
 
+@pytest.mark.parametrize(
+    ("missing", "remedy"),
+    [
+        (
+            "libcublasLt.so.13",
+            "`pip install 'onnxruntime-gpu[cuda,cudnn]'`; on a Jetson install JetPack's CUDA and cuDNN",
+        ),
+        ("libcuda.so.1", "install the NVIDIA driver, or give the container its GPU"),
+        ("libnvinfer.so.10", "install TensorRT of that major version; on a Jetson it comes with JetPack"),
+    ],
+)
+def test_a_provider_that_lacks_a_library_is_refused_with_its_name(
+    missing: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime lists such a provider as available, and goes on with the CPU."""
+
+    def load(path: str) -> None:
+        assert Path(path).name in ("libonnxruntime_providers_cuda.so", "libonnxruntime_providers_tensorrt.so")
+        raise OSError(f"{missing}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [e.provider for e in engines.ENGINES.values()])
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", load)
+    for name in GPU_ENGINES:
+        with pytest.raises(
+            EngineUnavailable, match=rf"cannot load its \w+: {missing}: cannot open .*that can: ort-cpu"
+        ) as e:
+            open_engine(default_head(), name)
+        assert f"({remedy});" in str(e.value) and "\n" not in str(e.value)
+
+
 @without_gpu_build
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_nodes_on_the_cpu_are_refused_when_the_session_is_made() -> None:
@@ -265,6 +295,7 @@ def test_options_of_other_engines_are_refused(
     name: str, options: dict[str, Any], valid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engines.ENGINES[name].provider])
+    monkeypatch.setattr(ort_session, "_missing_library", lambda _: None)
     with pytest.raises(InputError, match=rf"engine {name} takes no option \w+; leave it out \(valid: {valid}\)"):
         open_engine(default_head(), name, EngineOptions(**options))
     assert type(open_engine(default_head(), name)).name == name

@@ -165,7 +165,7 @@ def _verdict(row: EngineRow, bundle: str | None) -> str:
     if row.reason is not None:
         return f"no: {row.reason}"
     if bundle is None:
-        return "can run; give a head bundle to run it"
+        return "its libraries are here; give a head bundle to run it"
     return f"works: {row.precision}, the golden trajectories hold, max-abs {row.max_abs:.3g}"
 
 

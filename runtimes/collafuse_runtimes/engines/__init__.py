@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions
+from collafuse_runtimes.engines.ort_session import reason_without_provider
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
 __all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "open_engine"]
@@ -102,17 +103,7 @@ def _reason_missing(entry: _Entry) -> str | None:
     for module in entry.needs:
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed ({_remedy(entry)})"
-    return _reason_without_provider(entry) if entry.provider else None
-
-
-def _reason_without_provider(entry: _Entry) -> str | None:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        return f"onnxruntime is installed but cannot be imported: {error} ({_remedy(entry)})"
-    if entry.provider in onnxruntime.get_available_providers():
-        return None
-    return f"onnxruntime {onnxruntime.__version__} is installed without {entry.provider} ({_remedy(entry)})"
+    return reason_without_provider(entry.provider, _remedy(entry)) if entry.provider else None
 
 
 def _remedy(entry: _Entry) -> str:
