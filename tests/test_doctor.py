@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_a_bundle_is_really_run(tmp_path: Path) -> None:
     good = found["ort-cpu"]
     assert good.works and good.precision == "fp32" and good.max_abs is not None
     assert 0 < good.max_abs < 1e-4
-    assert "not run: it needs the head's checkpoint; `collafuse-edge verify " in str(found["torch"].reason)
+    assert "not run, it needs the head's checkpoint: `collafuse-edge verify " in str(found["torch"].reason)
     assert rows(head(precision="fp16"))["ort-cpu"].precision == "fp16"
     folder = copy_of(default_head(), tmp_path)
     assert run_cli("doctor", folder).code == 0
@@ -203,6 +204,22 @@ def test_without_onnxruntime_nothing_works_and_it_says_so() -> None:
     assert reasons["ort-cpu"] == "onnxruntime is not installed (pip install onnxruntime)"
     assert "onnxruntime-gpu" in reasons["ort-cuda"]
     assert "no engine can run here" in ended.stderr
+
+
+def test_json_is_as_documented() -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text()
+
+    def keys(text: str) -> list[str]:
+        return re.findall(r"`(\w+)`", text)
+
+    found = json.loads(run_cli("doctor", default_head().path, "--json").out)
+    row = re.search(r"^\| `doctor` \| (.*) \|$", documented, re.MULTILINE)
+    engine_keys = re.search(r"^`engines` is a list of (.*?)\. ", documented, re.MULTILINE | re.DOTALL)
+    machine_keys = re.search(r"`machine` holds (.*?)\.$", documented, re.MULTILINE | re.DOTALL)
+    assert row and engine_keys and machine_keys
+    assert keys(row[1]) == list(found)
+    assert [key for key in keys(engine_keys[1]) if key not in ("gpu", "cpu", "null")] == list(found["engines"][0])
+    assert keys(machine_keys[1]) == list(found["machine"])
 
 
 def test_looks_up_the_packages_of_every_engine() -> None:

@@ -101,7 +101,7 @@ def _row(name: str, reason: str | None, bundle: HeadBundle | None) -> EngineRow:
         return EngineRow(name, device, reason is None, reason, None, None)
     if "checkpoint" in ENGINES[name].options:
         command = f"collafuse-edge verify {bundle.path} --engine {name} --checkpoint FOLDER"
-        return EngineRow(name, device, False, f"not run: it needs the head's checkpoint; `{command}`", None, None)
+        return EngineRow(name, device, False, f"not run, it needs the head's checkpoint: `{command}`", None, None)
     try:
         with open_engine(bundle, name, EngineOptions()) as engine:
             report = verify_engine(engine)

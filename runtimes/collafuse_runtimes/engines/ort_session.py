@@ -46,7 +46,8 @@ def open_session(
     """
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(FATAL)  # the providers' own logger knows no session
+    if provider != CPU:
+        onnxruntime.set_default_logger_severity(FATAL)  # GPU providers log past the session's options
     providers = [(provider, dict(provider_options or {}))]
     try:
         session = onnxruntime.InferenceSession(
