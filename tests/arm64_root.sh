@@ -6,17 +6,17 @@
 #
 # Needs root on Debian or Ubuntu, and: apt-get install debootstrap qemu-user-static
 set -euo pipefail
-cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
 WORK=${1:?give a folder for the arm64 root, about 1 GB}
-BINFMT=/proc/sys/fs/binfmt_misc
-QEMU=$(command -v qemu-aarch64-static)
 mkdir -p "$WORK"
 WORK=$(realpath "$WORK")
 ROOT=$WORK/root
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+BINFMT=/proc/sys/fs/binfmt_misc
+QEMU=$(command -v qemu-aarch64-static)
 
 if [ -z "${ARM64_INSIDE:-}" ]; then # mounts of this run are seen by this run alone
-  exec env ARM64_INSIDE=1 unshare --mount "$0" "$WORK"
+  exec env ARM64_INSIDE=1 unshare --mount tests/arm64_root.sh "$WORK"
 fi
 
 say() { echo; echo "== $*"; }

@@ -68,6 +68,25 @@ def test_golden_trajectories_hold(make_head: Callable[[], HeadBundle]) -> None:
     assert report.passed, report
 
 
+@pytest.mark.parametrize("name", GPU_ENGINES)
+@pytest.mark.parametrize("make_head", HEADS)
+def test_on_a_gpu_golden_trajectories_hold_and_inputs_are_not_mixed_up(
+    make_head: Callable[[], HeadBundle], name: str, tmp_path: Path
+) -> None:
+    reason = available_engines()[name]
+    if reason is not None:
+        pytest.skip(reason)
+    bundle = make_head()
+    options = EngineOptions(cache=tmp_path) if name == "ort-tensorrt" else EngineOptions()
+    x_tc, labels = inputs(bundle, 3)
+    with open_engine(bundle, name, options) as engine, open_engine(bundle) as reference:
+        verify_engine(engine).require_passed(name)
+        for x, seed in ((x_tc, 1), (x_tc[::-1], 1), (x_tc, 2), (x_tc[:1], 1), (x_tc, 1)):
+            arguments = {"seed": seed, "labels": None if labels is None else labels[: len(x)]}
+            wanted = reference.denoise(x, **arguments)
+            assert np.abs(engine.denoise(x, **arguments) - wanted).max() < (1e-3 if bundle.precision == "fp32" else 0.1)
+
+
 @pytest.mark.parametrize("make_head", HEADS[:3])
 def test_one_step_equals_that_of_ort_cpu_and_leaves_the_inputs_alone(make_head: Callable[[], HeadBundle]) -> None:
     bundle = make_head()
