@@ -135,6 +135,28 @@ def test_buffers_keep_their_addresses_and_batch_sizes_their_sessions() -> None:
     assert len(set(everything)) == len(everything) == 10
 
 
+def test_a_gpu_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def run_with_iobinding(self, *_: object) -> None:
+            raise RuntimeError("CUDA failure 2:\n out of memory")
+
+    x_tc, _ = inputs(default_head(), 1)
+    with engine_for(default_head()) as engine:
+        engine._batch(1)._session = Full()
+        with pytest.raises(EngineUnavailable, match=r"while running row 0: CUDA failure 2: out of memory; use smaller"):
+            engine.denoise(x_tc)
+
+        def stop(k: int, _: Any) -> None:
+            raise KeyError(k)
+
+        with pytest.raises(KeyError):  # the caller's own errors pass
+            engine.denoise(np.concatenate([x_tc, x_tc]), on_step=stop)
+    full = "finding room for batches of 1: CUDA failure 2: out of memory"
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", lambda *_: Full().run_with_iobinding())
+    with engine_for(default_head()) as engine, pytest.raises(EngineUnavailable, match=full):
+        engine.denoise(x_tc)
+
+
 def test_each_binding_has_a_graph_of_its_own_where_graphs_are_captured() -> None:
     with engine_for(default_head()) as engine:
         captured = [o.get_run_config_entry("gpu_graph_id") for o in engine._batch(1)._run_options]

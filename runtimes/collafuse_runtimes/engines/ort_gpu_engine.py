@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.ort_session import new_session_options, open_session
-from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.sealed import sha256_file
@@ -31,7 +32,7 @@ LOGGER = logging.getLogger(__name__)
 class OrtGpuEngine(Engine):
     """What both engines share. A batch size is loaded at its first use and kept until the engine closes.
 
-    ``step`` and ``denoise`` raise EngineUnavailable where the provider cannot load or cannot run every node.
+    ``step`` and ``denoise`` raise EngineUnavailable where the provider cannot load, cannot run every node, or fails.
     """
 
     provider: ClassVar[str]
@@ -68,7 +69,8 @@ class OrtGpuEngine(Engine):
             options.add_free_dimension_override_by_name("batch", size)
             session = open_session(self.bundle, self.provider, options, self._provider_options(size))
             place = (self.device_type, self.options.device or 0)
-            self._batches[size] = _Batch(session, self.bundle, size, place, self.captures)
+            with _one_line(f"finding room for batches of {size}"):
+                self._batches[size] = _Batch(session, self.bundle, size, place, self.captures)
         return self._batches[size]
 
     def _provider_options(self, batch_size: int) -> dict[str, str]:
@@ -168,7 +170,8 @@ class _Batch:
         self._inputs["step"].update_inplace(np.array([row], dtype=np.int32))
         if z is not None:
             self._inputs["noise"].update_inplace(np.ascontiguousarray(z))
-        self._session.run_with_iobinding(self._bindings[turn], self._run_options[turn])
+        with _one_line(f"running row {row}"):
+            self._session.run_with_iobinding(self._bindings[turn], self._run_options[turn])
 
     def read(self, buffer: int) -> Float32Array:
         """A copy of a sample buffer on the host."""
@@ -185,6 +188,18 @@ class _Batch:
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output("next_sample", target)
         return binding
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """What ONNX Runtime raises on a GPU (out of memory, a lost device), as this package's error."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own classes share no public base
+        reason = " ".join(str(error).split())[:300]
+        raise EngineUnavailable(
+            f"the GPU failed while {what}: {reason}; use smaller batches or free its memory"
+        ) from None
 
 
 def _run_options(graph_id: int | None) -> Any:
