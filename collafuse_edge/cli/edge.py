@@ -1,4 +1,4 @@
-"""Commands of a device: verify, infer."""
+"""Commands of a device: verify, infer, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -88,4 +88,19 @@ def infer(
     emit(summary, as_json, f"wrote     {out}: {len(result.images)} images in {result.steps} steps by {result.engine}")
 
 
-COMMANDS = (verify, infer)
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Head bundle to run on every engine that is here.", metavar="[NAME.head]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which engines, libraries and devices work here, and for each that does not, why and what to do."""
+    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.doctor import describe_doctor, examine
+
+    report = examine(None if bundle is None else read_bundle(bundle))
+    emit(report.to_dict(), as_json, *describe_doctor(report))
+    report.require_passed()
+
+
+COMMANDS = (verify, infer, doctor)

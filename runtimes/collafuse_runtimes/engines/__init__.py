@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions
+from collafuse_runtimes.engines.ort_session import reason_without_provider
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
 __all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "open_engine"]
@@ -23,10 +24,27 @@ class _Entry(NamedTuple):
     needs: tuple[str, ...]
     install: str
     options: tuple[str, ...]
+    provider: str = ""
+    """The execution provider that onnxruntime must have been built with."""
 
 
+_ORT_GPU = (
+    "on x86 `pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`; on a Jetson the onnxruntime-gpu wheel for "
+    "its JetPack from the Jetson AI Lab index (docs/jetson.md)"
+)
 ENGINES: dict[str, _Entry] = {
     "ort-cpu": _Entry("ort_engine", "OrtCpuEngine", ("onnxruntime",), "onnxruntime", ("threads", "spinning")),
+    "ort-cuda": _Entry(
+        "ort_gpu_engine", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), "CUDAExecutionProvider"
+    ),
+    "ort-tensorrt": _Entry(
+        "ort_gpu_engine",
+        "OrtTensorrtEngine",
+        ("onnxruntime",),
+        _ORT_GPU,
+        ("device", "cache"),
+        "TensorrtExecutionProvider",
+    ),
     "torch": _Entry(
         "torch_engine", "TorchEngine", ("torch", "diffusers"), "'collafuse-edge[train]'", ("threads", "checkpoint")
     ),
@@ -53,16 +71,15 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
         EngineUnavailable: unknown, or its library is not installed; the message lists what can run here.
         InputError: an option out of range, or one that this engine does not take, or lacks.
     """
-    missing = available_engines()
-    runnable = ", ".join(engine for engine, reason in missing.items() if reason is None)
     if name not in ENGINES:
         raise EngineUnavailable(
-            f"unknown engine {name!r}; valid: {', '.join(ENGINES)} (of these can run here: {runnable})"
+            f"unknown engine {name!r}; valid: {', '.join(ENGINES)} (of these can run here: {_runnable()})"
         )
-    if missing[name] is not None:
-        raise EngineUnavailable(f"engine {name} cannot run here: {missing[name]}; engines that can: {runnable}")
-    _check_options(name, options)
     entry = ENGINES[name]
+    reason = _reason_missing(entry)
+    if reason is not None:
+        raise EngineUnavailable(f"engine {name} cannot run here: {reason}; engines that can: {_runnable()}")
+    _check_options(name, options)
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
     engine: Engine = engine_class(bundle, options)
     return engine
@@ -82,8 +99,16 @@ def _check_options(name: str, options: EngineOptions) -> None:
         raise InputError(f"device {options.device} out of range: valid are 0 and more")
 
 
+def _runnable() -> str:
+    return ", ".join(engine for engine, reason in available_engines().items() if reason is None)
+
+
 def _reason_missing(entry: _Entry) -> str | None:
     for module in entry.needs:
         if importlib.util.find_spec(module) is None:
-            return f"{module} is not installed (pip install {entry.install})"
-    return None
+            return f"{module} is not installed ({_remedy(entry)})"
+    return reason_without_provider(entry.provider, _remedy(entry)) if entry.provider else None
+
+
+def _remedy(entry: _Entry) -> str:
+    return entry.install if entry.provider else f"pip install {entry.install}"

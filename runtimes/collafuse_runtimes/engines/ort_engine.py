@@ -6,11 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
+from collafuse_runtimes.engines.ort_session import CPU, new_session_options, open_session
 from collafuse_runtimes.noise import Float32Array
-
-PROVIDER = "CPUExecutionProvider"
-_TYPES = {"float32": "tensor(float)", "int32": "tensor(int32)"}
 
 
 class OrtCpuEngine(Engine):
@@ -19,26 +16,11 @@ class OrtCpuEngine(Engine):
     name = "ort-cpu"
 
     def _open(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
+        spinning = self.options.spinning
+        config = {} if spinning is None else {"session.intra_op.allow_spinning": str(int(spinning))}
+        options = new_session_options(config)
         options.intra_op_num_threads = self.options.threads or 0
-        if self.options.spinning is not None:
-            options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.options.spinning)))
-        try:
-            session = onnxruntime.InferenceSession(str(self.bundle.model_path), options, providers=[PROVIDER])
-        except Exception as error:  # onnxruntime's own classes share no public base
-            reason = " ".join(str(error).split())[:200]
-            raise ArtefactError(f"ONNX Runtime refuses {self.bundle.model_path}: {reason}; export again") from None
-        if session.get_providers() != [PROVIDER]:
-            raise EngineUnavailable(f"asked ONNX Runtime for {PROVIDER}, got {session.get_providers()}")
-        found = [(t.name, t.type, len(t.shape)) for t in (*session.get_inputs(), *session.get_outputs())]
-        stated = [(t.name, _TYPES[t.dtype], len(t.shape)) for t in (*self.bundle.inputs, *self.bundle.outputs)]
-        if found != stated:
-            raise ArtefactError(f"{self.bundle.model_path} takes and gives {found}, not {stated}; export again")
-        self._session = session
+        self._session = open_session(self.bundle, CPU, options)
 
     def _close(self) -> None:
         del self._session

@@ -1,0 +1,181 @@
+"""What works on this machine, and for what does not, the reason and the remedy."""
+
+import importlib.util
+import textwrap
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engines, open_engine
+from collafuse_runtimes.errors import CheckFailed
+from collafuse_runtimes.machine import Machine, read_machine
+from collafuse_runtimes.verify import VerifyReport, verify_engine
+
+PACKAGES = ("collafuse-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "safetensors", "pillow", "typer", "onnx")
+"""Looked up in any case; those of the engines come on top."""
+TABLE_WIDTH = 110
+NO_NETWORK = ("fake",)
+"""Engines that run no head; nothing to diagnose."""
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """One engine.
+
+    Attributes:
+        engine: its name.
+        device: "gpu" or "cpu".
+        works: with a bundle: it opened and its golden trajectories hold; without: its libraries are there.
+        reason: one line, why not and what to do; None where it works.
+        precision: of the bundle it was run with.
+        max_abs: largest difference from the torch network over all steps; None where it was not run.
+    """
+
+    engine: str
+    device: str
+    works: bool
+    reason: str | None
+    precision: str | None
+    max_abs: float | None
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """Outcome of ``examine``.
+
+    Attributes:
+        machine: what the machine says about itself.
+        packages: versions of those installed.
+        providers: ONNX Runtime's, None where it cannot be imported.
+        bundle: the folder of the bundle that was run.
+        engines: one row each.
+    """
+
+    machine: Machine
+    packages: dict[str, str]
+    providers: tuple[str, ...] | None
+    bundle: str | None
+    engines: tuple[EngineRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether at least one engine works."""
+        return any(row.works for row in self.engines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "passed": self.passed}
+
+    def require_passed(self) -> None:
+        """Do nothing, or say that nothing works here.
+
+        Raises:
+            CheckFailed: no engine works.
+        """
+        if not self.passed:
+            what = "no engine can run here" if self.bundle is None else f"no engine runs {self.bundle} as it should"
+            raise CheckFailed(f"{what}; the lines above say why, and what to do for each")
+
+
+def examine(bundle: HeadBundle | None = None, root: Path = Path("/")) -> DoctorReport:
+    """Look at machine, packages and engines; with a bundle, run every engine that is there on its golden input.
+
+    Args:
+        root: where the machine's /proc, /etc and /dev are.
+    """
+    reasons = {name: reason for name, reason in available_engines().items() if name not in NO_NETWORK}
+    return DoctorReport(
+        machine=read_machine(root),
+        packages=_packages(),
+        providers=_providers(),
+        bundle=None if bundle is None else str(bundle.path),
+        engines=tuple(_row(name, reason, bundle) for name, reason in reasons.items()),
+    )
+
+
+def _row(name: str, reason: str | None, bundle: HeadBundle | None) -> EngineRow:
+    device = "gpu" if "device" in ENGINES[name].options else "cpu"
+    if reason is not None or bundle is None:
+        return EngineRow(name, device, reason is None, reason, None, None)
+    if "checkpoint" in ENGINES[name].options:
+        command = f"collafuse-edge verify {bundle.path} --engine {name} --checkpoint FOLDER"
+        return EngineRow(name, device, False, f"not run, it needs the head's checkpoint: `{command}`", None, None)
+    try:
+        with open_engine(bundle, name, EngineOptions()) as engine:
+            report = verify_engine(engine)
+        report.require_passed(str(bundle.path))
+    except CheckFailed as error:
+        return EngineRow(name, device, False, str(error), bundle.precision, _worst(report))
+    except Exception as error:  # a driver or a library may raise anything; the other engines are still to be looked at
+        text = " ".join(str(error).split()) or "no message"
+        kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
+        return EngineRow(name, device, False, kind + text, bundle.precision, None)
+    return EngineRow(name, device, True, None, bundle.precision, _worst(report))
+
+
+def _worst(report: VerifyReport) -> float | None:
+    found = [r.worst.max_abs for r in report.ranges]
+    return max((value for value in found if value is not None), default=None)
+
+
+def _packages() -> dict[str, str]:
+    names = dict.fromkeys(PACKAGES)
+    names |= dict.fromkeys(module.replace(".", "-") for entry in ENGINES.values() for module in entry.needs)
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _providers() -> tuple[str, ...] | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    return tuple(onnxruntime.get_available_providers())
+
+
+def describe_doctor(report: DoctorReport) -> list[str]:
+    """A report in lines for people."""
+    machine = report.machine
+    gpus = ", ".join(machine.gpus or ("unknown, no NVIDIA driver shows one here",))
+    packages = ", ".join(f"{name} {number}" for name, number in report.packages.items())
+    facts = {
+        "machine": f"{machine.system} on {machine.architecture}, Python {machine.python}",
+        "board": f"{machine.board or 'unknown'}; Jetson Linux {machine.l4t or 'unknown'}",
+        "GPU": f"{gpus}; NVIDIA driver {machine.driver or 'unknown'}",
+        "packages": packages,
+        "providers": f"of ONNX Runtime: {', '.join(report.providers or ('unknown',))}",
+    }
+    lines = [line for name, text in facts.items() for line in _hanging(f"{name:10}", text)]
+    wide = max(len(row.engine) for row in report.engines)
+    for row in report.engines:
+        lines += _hanging(f"{row.engine:{wide}}  {row.device}  ", _verdict(row, report.bundle))
+    return lines
+
+
+def _verdict(row: EngineRow, bundle: str | None) -> str:
+    if row.reason is not None:
+        return f"no: {row.reason}"
+    if bundle is None:
+        return "its libraries are here; give a head bundle to run it"
+    return f"works: {row.precision}, the golden trajectories hold, max-abs {row.max_abs:.3g}"
+
+
+def _hanging(head: str, text: str) -> list[str]:
+    """One or more lines, all but the first indented to the end of ``head``."""
+    return textwrap.wrap(
+        text,
+        TABLE_WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

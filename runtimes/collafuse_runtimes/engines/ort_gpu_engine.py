@@ -1,0 +1,243 @@
+"""ONNX Runtime on an NVIDIA GPU: the tensor stays on the device, in two buffers that take turns as input and output.
+
+Each batch size has a session of its own, with the batch fixed. Only so are all shapes constants: ONNX Runtime would put
+the nodes that compute shapes on the CPU, which these engines refuse, and a captured graph could not hold them.
+"""
+
+import ctypes
+import ctypes.util
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
+from collafuse_runtimes.engines.ort_session import new_session_options, open_session
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
+from collafuse_runtimes.machine import read_machine
+from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.sealed import sha256_file
+
+LOGGER = logging.getLogger(__name__)
+
+
+class OrtGpuEngine(Engine):
+    """What both engines share. A batch size is loaded at its first use and kept until the engine closes.
+
+    ``step`` and ``denoise`` raise EngineUnavailable where the provider cannot load, cannot run every node, or fails.
+    """
+
+    provider: ClassVar[str]
+    device_type: ClassVar[str] = "cuda"
+    captures: ClassVar[bool]
+    """Whether the two bindings of a batch size run as captured CUDA graphs."""
+    config: ClassVar[Mapping[str, str]] = {"session.disable_cpu_ep_fallback": "1"}
+
+    def _open(self) -> None:
+        self._batches: dict[int, _Batch] = {}
+
+    def _close(self) -> None:
+        del self._batches
+
+    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+        batch = self._batch(len(x))
+        batch.load(x, labels)
+        batch.run(0, row, z)
+        return batch.read(1)
+
+    def _denoise(self, trajectory: Trajectory) -> Float32Array:
+        batch, rows = self._batch(len(trajectory.x_tc)), trajectory.rows
+        batch.load(trajectory.x_tc, trajectory.labels)
+        for k, (t, _) in enumerate(rows.transitions):
+            z = None if trajectory.noise is None else trajectory.noise(t)
+            batch.run(k % 2, rows.first_row + k, z)
+            if trajectory.on_step is not None:
+                trajectory.on_step(k, batch.read((k + 1) % 2))
+        return batch.read(rows.steps % 2)
+
+    def _batch(self, size: int) -> "_Batch":
+        if size not in self._batches:
+            options = new_session_options(self.config)
+            options.add_free_dimension_override_by_name("batch", size)
+            session = open_session(self.bundle, self.provider, options, self._provider_options(size))
+            place = (self.device_type, self.options.device or 0)
+            with _one_line(f"finding room for batches of {size}"):
+                self._batches[size] = _Batch(session, self.bundle, size, place, self.captures)
+        return self._batches[size]
+
+    def _provider_options(self, batch_size: int) -> dict[str, str]:
+        """What the provider is told for a session of this batch size."""
+        return {"device_id": str(self.options.device or 0)}
+
+
+class OrtCudaEngine(OrtGpuEngine):
+    """``ort-cuda``: ONNX Runtime's CUDA provider.
+
+    The two bindings of a batch size are captured as CUDA graphs, one ``gpu_graph_id`` each: safe, because shapes and
+    addresses are fixed, every node is on the GPU and all that changes is copied into the same buffers. TF32 is off, so
+    that fp32 heads are fp32.
+    """
+
+    name = "ort-cuda"
+    provider = "CUDAExecutionProvider"
+    captures = True
+
+    def _provider_options(self, batch_size: int) -> dict[str, str]:
+        options = super()._provider_options(batch_size)
+        return {**options, "use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}
+
+
+class OrtTensorrtEngine(OrtGpuEngine):
+    """``ort-tensorrt``: ONNX Runtime's TensorRT provider; its engines are built here and kept in the cache folder.
+
+    No CUDA graph: the provider captures at a run of its own choice, and a replay with the other binding's addresses
+    would return the first image. The fp16 and int8 flags follow the graph's own types, no option lowers them.
+    """
+
+    name = "ort-tensorrt"
+    provider = "TensorrtExecutionProvider"
+    captures = False
+
+    def _provider_options(self, batch_size: int) -> dict[str, str]:
+        folder = self._cache_folder(batch_size)
+        precision = self.bundle.precision
+        return {
+            **super()._provider_options(batch_size),
+            "trt_fp16_enable": str(int(precision == "fp16")),
+            "trt_int8_enable": str(int(precision.startswith("int8"))),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(folder),
+        }
+
+    def _cache_folder(self, batch_size: int) -> Path:
+        folder = (self.options.cache or default_cache()) / engine_key(self.bundle, batch_size, self.options.device or 0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtefactError(
+                f"cannot write the engine cache {folder}: {error.strerror}; name a writable folder with --cache"
+            ) from None
+        if not any(folder.glob("*.engine")):
+            LOGGER.warning(
+                "TensorRT builds an engine for batches of %d; this can take many minutes, once: it is kept in %s",
+                batch_size,
+                folder,
+            )
+        return folder
+
+
+class _Batch:
+    """Session, device buffers and bindings of one batch size. A buffer's address never changes.
+
+    Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0.
+    """
+
+    def __init__(self, session: Any, bundle: HeadBundle, size: int, place: tuple[str, int], captures: bool) -> None:
+        import onnxruntime
+
+        def buffer(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+            return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, *place)
+
+        image = (size, *bundle.plan.image_shape)
+        self._session = session
+        self._samples = (buffer(image, np.float32), buffer(image, np.float32))
+        self._inputs = {"step": buffer((1,), np.int32)}
+        if bundle.sampler.is_stochastic:
+            self._inputs["noise"] = buffer(image, np.float32)
+        if bundle.num_classes is not None:
+            self._inputs["label"] = buffer((size,), np.int32)
+        self._bindings = tuple(self._bind(source, target) for source, target in (self._samples, self._samples[::-1]))
+        self._run_options = tuple(_run_options(number if captures else None) for number in (1, 2))
+
+    def load(self, x: Float32Array, labels: Labels | None) -> None:
+        """Copy what a trajectory begins with to the device."""
+        self._samples[0].update_inplace(x)
+        if labels is not None:
+            self._inputs["label"].update_inplace(labels)
+
+    def run(self, turn: int, row: int, z: Float32Array | None) -> None:
+        """One step, from sample buffer ``turn`` to the other."""
+        self._inputs["step"].update_inplace(np.array([row], dtype=np.int32))
+        if z is not None:
+            self._inputs["noise"].update_inplace(np.ascontiguousarray(z))
+        with _one_line(f"running row {row}"):
+            self._session.run_with_iobinding(self._bindings[turn], self._run_options[turn])
+
+    def read(self, buffer: int) -> Float32Array:
+        """A copy of a sample buffer on the host."""
+        return np.array(self._samples[buffer].numpy())
+
+    def addresses(self) -> dict[str, int]:
+        """Where each buffer lies."""
+        named = {"sample 0": self._samples[0], "sample 1": self._samples[1], **self._inputs}
+        return {name: value.data_ptr() for name, value in named.items()}
+
+    def _bind(self, source: Any, target: Any) -> Any:
+        binding = self._session.io_binding()
+        for name, value in {"sample": source, **self._inputs}.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output("next_sample", target)
+        return binding
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """What ONNX Runtime raises on a GPU (out of memory, a lost device), as this package's error."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own classes share no public base
+        reason = " ".join(str(error).split())[:300]
+        raise EngineUnavailable(
+            f"the GPU failed while {what}: {reason}; use smaller batches or free its memory"
+        ) from None
+
+
+def _run_options(graph_id: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    if graph_id is not None:
+        options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options
+
+
+def default_cache() -> Path:
+    """Where engines are kept unless a folder is named: ``$XDG_CACHE_HOME`` (~/.cache) / collafuse-edge/ort-tensorrt."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collafuse-edge" / "ort-tensorrt"
+
+
+def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
+    """A folder name that changes with all that a built engine depends on: graph, batch, libraries, driver, GPU."""
+    import onnxruntime
+
+    machine = read_machine()
+    depends_on = {
+        "model": sha256_file(bundle.model_path),
+        "batch": batch_size,
+        "device": device,
+        "onnxruntime": onnxruntime.__version__,
+        "tensorrt": _tensorrt_version(),
+        "driver": machine.driver,
+        "gpus": machine.gpus,
+        "board": machine.board,
+    }
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tensorrt_version() -> int | None:
+    """The number the TensorRT library gives itself; None where the system's loader finds none."""
+    name = ctypes.util.find_library("nvinfer")
+    try:
+        return int(ctypes.CDLL(name).getInferLibVersion()) if name else None
+    except (OSError, AttributeError):
+        return None
