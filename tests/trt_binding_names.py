@@ -4,8 +4,8 @@
 
 The binding wheels need libnvinfer and a GPU to work, but not to be looked at: they import nine functions of it, so a
 library of that name with nine empty functions is enough to load a binding and list its classes. Needs gcc, binutils and
-wheels for this Python, as ``pip download --no-deps tensorrt-cu12-bindings==10.3.0`` fetches them (8.6: tensorrt-bindings).
-TensorRT-RTX is listed too where it is installed.
+wheels for this Python, as ``pip download --no-deps tensorrt-cu12-bindings==10.3.0`` fetches them (``tensorrt-bindings``
+for 8.6). TensorRT-RTX is listed too where it is installed.
 """
 
 import importlib.machinery
@@ -24,7 +24,7 @@ Builder BuilderFlag DataType DynamicShapesKernelSpecializationStrategy EngineIns
 IExecutionContext IHostMemory ILayer ILogger INetworkDefinition IOptimizationProfile IProgressMonitor IRuntimeConfig
 ITensor ITimingCache LayerInformationFormat LayerType Logger NetworkDefinitionCreationFlag OnnxParser ParserError
 ProfilingVerbosity Runtime TensorIOMode
-""".split()
+""".split()  # noqa: SIM905
 """Those the engine files touch; a class that is missing here makes the test fail, not pass."""
 RELEASE = re.compile(r"bindings-(\d+\.\d+)")
 
@@ -90,7 +90,10 @@ def write_table(wheels: list[Path]) -> None:
         binding = importlib.import_module("tensorrt_rtx_bindings")
         by_release["rtx-" + ".".join(binding.__version__.split(".")[:2])] = set(names_of(binding))
     releases = sorted(by_release, key=lambda r: (r.startswith("rtx"), [int(part) for part in re.findall(r"\d+", r)]))
-    lines = [f"{name} {' '.join(r for r in releases if name in by_release[r])}\n" for name in sorted(set().union(*by_release.values()))]
+    lines = [
+        f"{name} {' '.join(r for r in releases if name in by_release[r])}\n"
+        for name in sorted(set().union(*by_release.values()))
+    ]
     TABLE.write_text(f"releases {' '.join(releases)}\n" + "".join(lines))
     print(f"{TABLE}: {len(lines)} names of {', '.join(releases)}")
 

@@ -21,14 +21,33 @@ class _Entry(NamedTuple):
     module: str
     class_name: str
     needs: tuple[str, ...]
+    """Modules; "a|b" where either will do."""
     install: str
     options: tuple[str, ...]
+    probe: str = ""
+    """module:function that says why the device cannot be used, or None; asked after the modules were found."""
 
 
 ENGINES: dict[str, _Entry] = {
     "ort-cpu": _Entry("ort_engine", "OrtCpuEngine", ("onnxruntime",), "onnxruntime", ("threads", "spinning")),
     "torch": _Entry(
         "torch_engine", "TorchEngine", ("torch", "diffusers"), "'collafuse-edge[train]'", ("threads", "checkpoint")
+    ),
+    "tensorrt": _Entry(
+        "tensorrt_engine",
+        "TensorrtEngine",
+        ("tensorrt", "cuda.bindings"),
+        "'collafuse-edge[tensorrt]'; a Jetson has tensorrt from JetPack: use a venv with --system-site-packages",
+        ("device", "cache", "trust_bundle"),
+        "cuda_device:reason_unusable",
+    ),
+    "tensorrt-rtx": _Entry(
+        "tensorrt_engine",
+        "TensorrtRtxEngine",
+        ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
+        "tensorrt-rtx 'collafuse-edge[tensorrt]'",
+        ("device", "cache", "trust_bundle"),
+        "cuda_device:reason_unusable",
     ),
     "fake": _Entry("fake_engine", "FakeEngine", (), "", ("threads",)),
 }
@@ -49,14 +68,13 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
         EngineUnavailable: unknown, or its library is not installed; the message lists what can run here.
         InputError: an option out of range, or one that this engine does not take, or lacks.
     """
-    missing = available_engines()
-    runnable = ", ".join(engine for engine, reason in missing.items() if reason is None)
     if name not in ENGINES:
         raise EngineUnavailable(
-            f"unknown engine {name!r}; valid: {', '.join(ENGINES)} (of these can run here: {runnable})"
+            f"unknown engine {name!r}; valid: {', '.join(ENGINES)} (of these can run here: {_runnable()})"
         )
-    if missing[name] is not None:
-        raise EngineUnavailable(f"engine {name} cannot run here: {missing[name]}; engines that can: {runnable}")
+    missing = _reason_missing(ENGINES[name])
+    if missing is not None:
+        raise EngineUnavailable(f"engine {name} cannot run here: {missing}; engines that can: {_runnable()}")
     _check_options(name, options)
     entry = ENGINES[name]
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
@@ -78,8 +96,23 @@ def _check_options(name: str, options: EngineOptions) -> None:
         raise InputError(f"device {options.device} out of range: valid are 0 and more")
 
 
+def _runnable() -> str:
+    return ", ".join(engine for engine, reason in available_engines().items() if reason is None)
+
+
 def _reason_missing(entry: _Entry) -> str | None:
-    for module in entry.needs:
-        if importlib.util.find_spec(module) is None:
-            return f"{module} is not installed (pip install {entry.install})"
-    return None
+    for modules in entry.needs:
+        if not any(_is_installed(module) for module in modules.split("|")):
+            return f"{modules.split('|')[0]} is not installed (pip install {entry.install})"
+    if not entry.probe:
+        return None
+    module, function = entry.probe.split(":")
+    reason: str | None = getattr(importlib.import_module(f"{__name__}.{module}"), function)()
+    return reason
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False

@@ -208,6 +208,16 @@ def device_info(index: int) -> DeviceInfo:
     )
 
 
+def select_device(index: int) -> None:
+    """Make a GPU the current one of the calling thread.
+
+    Raises:
+        EngineUnavailable: CUDA refuses.
+    """
+    cudart = cuda_runtime()
+    checked(cudart, f"selecting GPU {index}", cudart.cudaSetDevice(index))
+
+
 def open_device(index: int) -> CudaDevice:
     """The GPU of that index, with a stream of its own.
 

@@ -8,7 +8,7 @@ from collafuse_runtimes.errors import EngineUnavailable
 
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 INSTALL = {
-    "tensorrt": "a Jetson has it from JetPack: make the environment with --system-site-packages; else pip install tensorrt",
+    "tensorrt": "a Jetson has it from JetPack: use a venv with --system-site-packages; else pip install tensorrt",
     "tensorrt-rtx": "pip install tensorrt-rtx",
 }
 RELEASES = (8, 10, 11)

@@ -1,8 +1,8 @@
 """ONNX -> serialised TensorRT engine: one path for TensorRT 8.6, 10.x, 11.x and TensorRT-RTX.
 
-The numeric types come from the graph (float32, float16, or int8 between QuantizeLinear and DequantizeLinear). TensorRT 11
-and RTX always build that way, 10 does when asked, 8 must be told: flags for the types the graph uses, and a pin on
-every layer that is to stay float32.
+The numeric types come from the graph (float32, float16, or int8 between QuantizeLinear and DequantizeLinear).
+TensorRT 11 and RTX always build that way, 10 does when asked, 8 must be told: flags for the types the graph uses, and a
+pin on every layer that is to stay float32.
 """
 
 import threading
@@ -88,6 +88,7 @@ def build_serialised(
     timing: bytes = b"",
     on_progress: OnProgress | None = None,
     heartbeat_s: float = HEARTBEAT_S,
+    select_device: Callable[[], None] = lambda: None,
 ) -> BuiltEngine:
     """Build ``onnx``; minutes on a small device.
 
@@ -97,11 +98,13 @@ def build_serialised(
         inputs, outputs: what the graph has to have; a shape that begins with "batch" gets the profile.
         timing: of an earlier build; one that does not fit is left aside.
         on_progress: called in this thread, at once and then every ``heartbeat_s`` seconds.
+        select_device: makes the GPU current; called in every thread that builds.
 
     Raises:
         ArtefactError: the parser refuses the graph (node, operator and reason), or its tensors are not those stated.
         EngineUnavailable: the library cannot build; its own last words.
     """
+    select_device()
     log = make_logger(trt)
     builder = require(trt, log, "make a builder", trt.Builder(log))
     network = require(trt, log, "make a network", builder.create_network(_network_flags(trt)))
@@ -116,7 +119,7 @@ def build_serialised(
     _add_profile(trt, log, builder, config, inputs, profile)
     cache = None if is_rtx(trt) else _attach_timing(trt, log, config, timing)
     started = time.monotonic()
-    data = _run_build(trt, builder, network, config, on_progress, heartbeat_s)
+    data = _run_build(trt, config, lambda: _build(select_device, builder, network, config), on_progress, heartbeat_s)
     seconds = time.monotonic() - started
     serialised = bytes(memoryview(require(trt, log, f"build {where}", data)))
     kept = b"" if cache is None else bytes(memoryview(require(trt, log, "keep its timings", cache.serialize())))
@@ -173,8 +176,9 @@ def dynamic_shape(tensor: TensorInfo) -> tuple[int, ...]:
 
 
 def _follow_types_on_8(trt: Any, network: Any, config: Any) -> None:
-    """FP16 alone would let float32 layers run in half as well, so those are pinned. Layers that a DequantizeLinear feeds
-    are not: a pin would keep them from becoming int8.
+    """FP16 alone would let float32 layers run in half as well, so those are pinned.
+
+    Layers that a DequantizeLinear feeds are not: a pin would keep them from becoming int8.
     """
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     made = {layer.get_output(j).name: layer for layer in layers for j in range(layer.num_outputs)}
@@ -247,8 +251,13 @@ def _make_monitor(trt: Any, state: _State) -> Any:
     return Monitor()
 
 
+def _build(select_device: Callable[[], None], builder: Any, network: Any, config: Any) -> Any:
+    select_device()
+    return builder.build_serialized_network(network, config)
+
+
 def _run_build(
-    trt: Any, builder: Any, network: Any, config: Any, on_progress: OnProgress | None, heartbeat_s: float
+    trt: Any, config: Any, build: Callable[[], Any], on_progress: OnProgress | None, heartbeat_s: float
 ) -> Any:
     """Build in a thread of its own, so that this one can tell the time and be interrupted."""
     state, answers, started = _State(), list[Any](), time.monotonic()
@@ -257,17 +266,19 @@ def _run_build(
 
     def work() -> None:
         try:
-            answers.append(builder.build_serialized_network(network, config))
+            answers.append(build())
         except Exception as error:  # handed to the waiting thread
             answers.append(error)
 
     worker = threading.Thread(target=work, name="tensorrt-build", daemon=True)
-    worker.start()
     try:
-        while worker.is_alive():
+        worker.start()
+        working = True
+        while working:
             if on_progress is not None:
                 on_progress(state.progress(started))
             worker.join(heartbeat_s)
+            working = worker.is_alive()
     except BaseException:
         state.stopped = True
         with suppress(KeyboardInterrupt):  # a second Ctrl-C does not wait for TensorRT 8, which cannot stop
