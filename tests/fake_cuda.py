@@ -1,4 +1,8 @@
-"""cuda.bindings.runtime without a GPU: memory is numpy's, a stream runs when it is waited for, a graph is what was recorded."""
+"""cuda.bindings.runtime without a GPU.
+
+Memory is numpy's, a stream runs when it is waited for, a graph is what was recorded. The names are CUDA's.
+"""
+# ruff: noqa: N802, N815
 
 import ctypes
 import enum
@@ -51,10 +55,10 @@ class Event(Handle):
 class FakeCuda:
     """Put in the place of the module; every call is in ``calls`` as (name, arguments)."""
 
-    cudaError_t = Error  # noqa: N815
-    cudaStreamNonBlocking = 1  # noqa: N815
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+    cudaError_t = Error
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     __spec__ = None
 
     def __init__(self, gpu: str = "Orin (fake)", devices: int = 1, driver: int = 13020) -> None:

@@ -1,4 +1,4 @@
-"""tensorrt without a GPU, in any release: every name used is checked against that release's own (trt_binding_names.txt).
+"""tensorrt without a GPU, in any release: each name used is checked against that release's (trt_binding_names.txt).
 
 A "graph" is the bundle it was made for; running a step is what engine ``fake`` does, on the fake GPU's memory.
 """
@@ -372,7 +372,7 @@ class FakeTensorrt:
 
     def _logger_class(self) -> type:
         loggers = self._loggers
-        body = {"ERROR": 1, "INTERNAL_ERROR": 0, "__init__": lambda logger: loggers.append(logger)}
+        body = {"ERROR": 1, "INTERNAL_ERROR": 0, "__init__": loggers.append}
         return type("ILogger", (), body)
 
     def step(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> Callable[[], None]:

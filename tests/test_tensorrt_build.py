@@ -89,7 +89,7 @@ def test_parser_errors_are_one_line_with_node_and_reason(release: str) -> None:
 def test_a_build_that_gives_none_says_the_librarys_last_words(release: str) -> None:
     trt = fake(release, default_head())
     trt.failing = "build"
-    with pytest.raises(EngineUnavailable, match="could not build m.onnx: no kernel fits; free GPU memory"):
+    with pytest.raises(EngineUnavailable, match=r"could not build m.onnx: no kernel fits; free GPU memory"):
         build(trt)
 
 

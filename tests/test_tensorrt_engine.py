@@ -5,6 +5,7 @@ The fake TensorRT (fake_tensorrt.py) has no network: a step is what engine ``fak
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_two_tensors_take_turns_and_every_step_has_its_row_and_noise(
         engine.denoise(x_tc, seed=1, labels=labels)
     captured = trt.enqueued[1:]
     assert len({a["sample"] for a in captured} | {a["next_sample"] for a in captured}) == 2
-    for before, after in zip(captured, captured[1:], strict=False):
+    for before, after in pairwise(captured):
         assert after["sample"] == before["next_sample"] != before["sample"]
         assert after["step"] - before["step"] == 256
         assert after["noise"] - before["noise"] == x_tc.nbytes  # 2048, a multiple of 256 already
@@ -166,9 +167,9 @@ def test_a_failing_cuda_call_is_named_and_everything_is_freed(
     bundle = default_head()
     trt = tensorrt_for(bundle, cuda, monkeypatch)
     cuda.failing[call] = Error.cudaErrorMemoryAllocation
-    with pytest.raises(EngineUnavailable, match=rf"CUDA: {call}: cudaErrorMemoryAllocation \(fake\); check the NVIDIA"):
-        with open_engine(bundle, "tensorrt") as engine:
-            engine.denoise(inputs(bundle, 1)[0])
+    said = rf"CUDA: {call}: cudaErrorMemoryAllocation \(fake\); check the NVIDIA"
+    with pytest.raises(EngineUnavailable, match=said), open_engine(bundle, "tensorrt") as engine:
+        engine.denoise(inputs(bundle, 1)[0])
     assert trt.builds == 1
 
 

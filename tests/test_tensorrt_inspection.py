@@ -65,9 +65,14 @@ def test_what_cannot_be_inspected_says_why(text: str, reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("found", "precision"),
-    [({"fp16": 9}, "fp16"), ({"fp32": 9}, "fp32"), ({"int8": 1, "fp16": 2, "fp32": 1}, "int8"), ({"unknown": 9}, "fp16"),
-     ({"fp16": 8, "unknown": 1}, "fp16")],
-)  # fmt: skip
+    [
+        ({"fp16": 9}, "fp16"),
+        ({"fp32": 9}, "fp32"),
+        ({"int8": 1, "fp16": 2, "fp32": 1}, "int8"),
+        ({"unknown": 9}, "fp16"),
+        ({"fp16": 8, "unknown": 1}, "fp16"),
+    ],
+)
 def test_the_types_asked_for_pass(found: dict[str, int], precision: str) -> None:
     require_precision(Inspection(found), precision, "a.head")
 

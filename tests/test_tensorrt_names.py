@@ -1,7 +1,7 @@
 """Every name the code uses of TensorRT's binding exists in the releases it is used with.
 
-The code is read, not run: names used on TensorRT's objects, by variable. The table trt_binding_names.txt comes from each
-release's own binding wheel (trt_binding_names.py).
+The code is read, not run: names used on TensorRT's objects, by variable. The table trt_binding_names.txt comes from
+each release's own binding wheel (trt_binding_names.py).
 """
 
 import ast
