@@ -319,9 +319,10 @@ class Context(Limited):
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda = self._trt.cuda
-        if self._trt.failing == "execute":
+        if self._trt.steps_left == 0:
             self._trt.say("launch failed")
             return False
+        self._trt.steps_left -= 1
         assert stream in cuda.handles
         cuda.kernels += 1
         self._trt.enqueued.append(dict(self._addresses))
@@ -339,6 +340,8 @@ class FakeTensorrt:
         self.bundle, self.cuda = bundle, cuda
         self.failing, self.computes = "", bundle.precision
         self.renamed: dict[str, Any] = {}
+        self.steps_left = -1
+        """How many more steps can be enqueued; any number where negative."""
         self.builds, self.alive = 0, list[str]()
         self.enqueued, self.contexts, self.labels = list[dict[str, int]](), list[Any](), list[Any]()
         self.rows: list[int] = []

@@ -179,11 +179,12 @@ def test_a_step_that_fails_within_the_capture_ends_it(cuda: FakeCuda, monkeypatc
     x_tc, _ = inputs(bundle, 1)
     with open_engine(bundle, "tensorrt") as engine:
         engine.denoise(x_tc, 7)
-        trt.failing = "execute"
+        trt.steps_left = 1 + 5
         with pytest.raises(EngineUnavailable, match=r"TensorRT 10.3.0 could not run a step: launch failed; free GPU"):
             engine.denoise(x_tc, 20)
-        trt.failing = ""
+        assert cuda.names().count("cudaStreamEndCapture") == 2
         assert cuda.recording is None
+        trt.steps_left = -1
         np.testing.assert_allclose(engine.denoise(x_tc, 20), reference(bundle, x_tc, 20, None)[0], atol=1e-6)
 
 

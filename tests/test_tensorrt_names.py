@@ -81,8 +81,8 @@ def used_in(path: Path) -> Iterator[str]:
             owner = ast.unparse(node.value)
             if owner in ("trt", "self._trt"):
                 yield node.attr
-            elif owner.startswith("trt."):
-                yield f"{owner.removeprefix('trt.')}.{node.attr}"
+            elif owner.startswith(("trt.", "self._trt.")):
+                yield f"{owner.split('trt.', 1)[1]}.{node.attr}"
             elif owner in objects:
                 yield f"{objects[owner]}.{node.attr}"
             elif isinstance(node.value, ast.Call) and owner.split("(")[0].endswith((".get_output", ".get_input")):

@@ -76,7 +76,9 @@ class CudaDevice:
         try:
             yield captured
         except BaseException:
-            rt.cudaStreamEndCapture(self.stream)  # its result is worth nothing, but the stream must leave capture mode
+            error, graph = rt.cudaStreamEndCapture(self.stream)  # the stream must leave capture mode
+            if error == rt.cudaError_t.cudaSuccess:
+                rt.cudaGraphDestroy(graph)
             raise
         graph = self._call("cudaStreamEndCapture", self.stream)
         try:

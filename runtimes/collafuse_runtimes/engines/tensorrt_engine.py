@@ -167,7 +167,7 @@ class TensorrtEngine(Engine):
 
     def _make_loop(self, steps: int, batch: int) -> _Loop:
         bundle, device = self.bundle, self._device
-        context = self._require("make a context", _make_context(self._trt, self._engine))
+        context = self._make_context()
         for tensor in bundle.inputs:
             shape = tuple(batch if size == "batch" else int(size) for size in tensor.shape)
             self._require(f"set {tensor.name} to {shape}", context.set_input_shape(tensor.name, shape))
@@ -177,6 +177,15 @@ class TensorrtEngine(Engine):
         labels = device.malloc(4 * batch) if bundle.num_classes is not None else None
         noise = device.malloc(steps * stride) if bundle.sampler.is_stochastic else None
         return _Loop(context, x, y, labels, noise, stride)
+
+    def _make_context(self) -> Any:
+        if not is_rtx(self._trt):
+            return self._require("make a context", self._engine.create_execution_context())
+        # RTX would swap kernels of dynamic shapes in the background, where a captured graph never sees the better ones
+        config = self._require("make a runtime configuration", self._engine.create_runtime_config())
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        return self._require("make a context", self._engine.create_execution_context(config))
 
     def _free(self, loop: _Loop) -> None:
         for handle in (loop.graph, loop.x, loop.y, loop.labels, loop.noise):
@@ -225,15 +234,6 @@ def _upload_rows(device: CudaDevice, rows: int) -> int:
     device.upload(address, table)
     device.synchronise()
     return address
-
-
-def _make_context(trt: Any, engine: Any) -> Any:
-    """RTX would swap kernels of dynamic shapes in the background, where a captured graph never sees the better ones."""
-    if not is_rtx(trt):
-        return engine.create_execution_context()
-    config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    return engine.create_execution_context(config)
 
 
 def _require_tensors(trt: Any, engine: Any, bundle: HeadBundle) -> None:
