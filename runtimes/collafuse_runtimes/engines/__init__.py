@@ -37,7 +37,7 @@ ENGINES: dict[str, _Entry] = {
         "tensorrt_engine",
         "TensorrtEngine",
         ("tensorrt", "cuda.bindings"),
-        "tensorrt 'collafuse-edge[tensorrt]'; on a Jetson tensorrt is JetPack's: use a venv with --system-site-packages",
+        "tensorrt 'collafuse-edge[tensorrt]'; on a Jetson it is JetPack's: use a venv with --system-site-packages",
         ("device", "cache", "trust_bundle"),
         "cuda_device:reason_unusable",
     ),
