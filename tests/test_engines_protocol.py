@@ -202,6 +202,21 @@ def test_unusable_options(name: str, options: dict[str, Any], message: str) -> N
         open_engine(default_head(), name, EngineOptions(**options))
 
 
+@pytest.mark.parametrize(
+    ("name", "precision", "valid"),
+    [("openvino", "int8-trt", "fp32, fp16, int8-cpu"), ("openvino-bf16", "int8-trt", "fp32, fp16, int8-cpu")],
+)
+def test_a_precision_made_for_other_engines_is_refused(name: str, precision: str, valid: str) -> None:
+    with pytest.raises(InputError, match=rf"engine {name} runs no {precision} heads; valid: {valid}: export the head"):
+        open_engine(replace(default_head(), precision=precision), name)
+
+
+def test_gpu_engines_run_what_their_libraries_are_made_for() -> None:
+    runs = {name: entry.precisions for name, entry in ENGINES.items()}
+    assert runs["ort-cuda"] == ("fp32", "fp16")
+    assert runs["tensorrt"] == runs["tensorrt-rtx"] == runs["ort-tensorrt"] == ("fp32", "fp16", "int8-trt")
+
+
 def test_torch_engine_refuses_other_weights() -> None:
     other = checkpoint(PLAN, seed=1)
     with (

@@ -2,9 +2,11 @@
 
 model.onnx          one denoising step; ``step`` picks a row of the baked tables
 golden.safetensors  an input and the trajectory expected from it, per baked step count
-manifest.json       plan, sampler, row ranges, tensors, precision, versions, parity figures, sha256 of the files above
+manifest.json       plan, sampler, row ranges, tensors, precision, versions, parity figures, sha256 of the other files
+*.engine            optional: TensorRT engines, each for one kind of machine
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ GOLDEN_FORMAT = "collafuse-golden"
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.safetensors", "manifest.json"
 PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
 OPSETS = (20, 17)
+ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.engine")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,21 @@ class NetworkInfo:
 
 
 @dataclass(frozen=True)
+class BundledEngine:
+    """A TensorRT engine that the bundle brings along.
+
+    Attributes:
+        name: of its file in the bundle.
+        key: what it was built from, with and on (``engines.tensorrt_cache``).
+        sha256: of its bytes.
+    """
+
+    name: str
+    key: dict[str, str]
+    sha256: str
+
+
+@dataclass(frozen=True)
 class HeadBundle:
     """What a head bundle states about itself.
 
@@ -84,6 +102,7 @@ class HeadBundle:
         parity: figures of the check against the torch network at export time (``VerifyReport.to_dict``).
         tools: versions of the tools that wrote it.
         float_layers: nodes of the graph that an int8 head leaves in float.
+        engines: TensorRT engines in the bundle; none, as a rule.
     """
 
     path: Path
@@ -97,6 +116,7 @@ class HeadBundle:
     parity: dict[str, Any]
     tools: dict[str, str]
     float_layers: tuple[str, ...] = ()
+    engines: tuple[BundledEngine, ...] = ()
 
     @property
     def model_path(self) -> Path:
@@ -187,7 +207,8 @@ def write_manifest(bundle: HeadBundle) -> None:
         "parity": bundle.parity,
         "tools": bundle.tools,
         "float_layers": list(bundle.float_layers),
-        "files": {name: sha256_file(bundle.path / name) for name in (MODEL, GOLDEN)},
+        "engines": {engine.name: engine.key for engine in bundle.engines},
+        "files": {name: sha256_file(bundle.path / name) for name in (MODEL, GOLDEN, *(e.name for e in bundle.engines))},
     }
     write_json(bundle.path / MANIFEST, FORMAT, payload)
 
@@ -202,7 +223,7 @@ def read_bundle(path: Path) -> HeadBundle:
     if not path.is_dir():
         raise ArtefactError(f"no head bundle at {path}: valid is a folder written by `collafuse-edge export`")
     manifest = read_json(path / MANIFEST, FORMAT)
-    _check_files(path, manifest.get("files"))
+    _check_files(path, manifest.get("files"), manifest.get("engines"))
     try:
         bundle = _bundle_from_manifest(path, manifest)
         for field, value in _derived(bundle).items():
@@ -262,15 +283,26 @@ def describe_bundle(bundle: HeadBundle) -> list[str]:
     ]
 
 
-def _check_files(path: Path, stated: Any) -> None:
-    if not isinstance(stated, dict) or set(stated) != {MODEL, GOLDEN}:
-        raise ArtefactError(f"{path / MANIFEST} does not name exactly {MODEL} and {GOLDEN}; export the head again")
-    extra = sorted({entry.name for entry in path.iterdir()} - {MODEL, GOLDEN, MANIFEST})
+def _check_files(path: Path, stated: Any, engines: Any) -> None:
+    if not isinstance(engines, dict) or not all(ENGINE_NAME.fullmatch(name) for name in engines):
+        raise ArtefactError(f"{path / MANIFEST} names engines {engines!r}; valid are files *.engine; export again")
+    if not isinstance(stated, dict) or set(stated) != {MODEL, GOLDEN, *engines}:
+        also = f" and its engines {sorted(engines)}" if engines else ""
+        raise ArtefactError(
+            f"{path / MANIFEST} does not name exactly {MODEL} and {GOLDEN}{also}; export the head again"
+        )
+    extra = sorted({entry.name for entry in path.iterdir()} - {MODEL, GOLDEN, MANIFEST, *engines})
     if extra:
         raise ArtefactError(f"{path} holds {extra[0]!r}, which is no part of a head bundle; remove it")
     for name, digest in stated.items():
         if sha256_file(path / name) != digest:
             raise ArtefactError(f"{path / name} is not the file the manifest names: damaged or mixed; copy it again")
+
+
+def _engine_from_manifest(name: str, key: Any, sha256: str) -> BundledEngine:
+    if not isinstance(key, dict) or not all(isinstance(value, str) for value in key.values()):
+        raise InputError(f"the key of engine {name} is {key!r}; valid: an object of texts; export the head again")
+    return BundledEngine(name, key, sha256)
 
 
 def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
@@ -294,6 +326,9 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         parity=manifest["parity"],
         tools=manifest["tools"],
         float_layers=tuple(manifest["float_layers"]),
+        engines=tuple(
+            _engine_from_manifest(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()
+        ),
     )
 
 

@@ -2,12 +2,11 @@
 
 import importlib
 import importlib.util
-from dataclasses import fields
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.bundle import PRECISIONS, HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions
-from collafuse_runtimes.engines.ort_session import reason_without_provider
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
 __all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "open_engine"]
@@ -17,43 +16,92 @@ DEFAULTS = EngineOptions()
 MAX_THREADS = 1024
 """More than any device has cores; libraries end the process where threads run out."""
 
+FLOATS = ("fp32", "fp16")
 
-class _Entry(NamedTuple):
+
+@dataclass(frozen=True)
+class _Entry:
+    """One engine.
+
+    Attributes:
+        module, class_name: where it is.
+        needs: modules that must be installed; "a|b" where either will do.
+        remedy: what to do where one is missing.
+        options: fields of ``EngineOptions`` that it takes.
+        precisions: of the bundles it runs.
+        probe: asked after the modules were found; one line why the engine cannot run here, or None.
+    """
+
     module: str
     class_name: str
     needs: tuple[str, ...]
-    install: str
+    remedy: str
     options: tuple[str, ...]
-    provider: str = ""
-    """The execution provider that onnxruntime must have been built with."""
+    precisions: tuple[str, ...] = PRECISIONS
+    probe: Callable[[], str | None] = lambda: None
 
 
 _ORT_GPU = (
     "on x86 `pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`; on a Jetson the onnxruntime-gpu wheel for "
     "its JetPack from the Jetson AI Lab index (docs/jetson.md)"
 )
+_TENSORRT = (
+    "pip install tensorrt 'collafuse-edge[tensorrt]'; on a Jetson tensorrt is JetPack's: use a venv with "
+    "--system-site-packages"
+)
+_OPENVINO = "pip install 'collafuse-edge[openvino]'"
+
+
+def _needs_provider(provider: str) -> Callable[[], str | None]:
+    """A probe: was this onnxruntime built with the provider, and can it load it?"""
+
+    def probe() -> str | None:
+        from collafuse_runtimes.engines.ort_session import reason_without_provider
+
+        return reason_without_provider(provider, _ORT_GPU)
+
+    return probe
+
+
+def _needs_gpu() -> str | None:
+    from collafuse_runtimes.engines.cuda_device import reason_unusable
+
+    return reason_unusable()
+
+
 ENGINES: dict[str, _Entry] = {
-    "ort-cpu": _Entry("ort_engine", "OrtCpuEngine", ("onnxruntime",), "onnxruntime", ("threads", "spinning")),
+    "ort-cpu": _Entry(
+        "ort_engine", "OrtCpuEngine", ("onnxruntime",), "pip install onnxruntime", ("threads", "spinning")
+    ),
     "ort-cuda": _Entry(
-        "ort_gpu_engine", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), "CUDAExecutionProvider"
+        "ort_gpu_engine", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
+        _needs_provider("CUDAExecutionProvider"),
     ),
     "ort-tensorrt": _Entry(
-        "ort_gpu_engine",
-        "OrtTensorrtEngine",
-        ("onnxruntime",),
-        _ORT_GPU,
-        ("device", "cache"),
-        "TensorrtExecutionProvider",
+        "ort_gpu_engine", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
+        _needs_provider("TensorrtExecutionProvider"),
+    ),
+    "tensorrt": _Entry(
+        "tensorrt_engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
+        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), _needs_gpu,
+    ),
+    "tensorrt-rtx": _Entry(
+        "tensorrt_engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
+        "pip install tensorrt-rtx 'collafuse-edge[tensorrt]'",
+        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), _needs_gpu,
+    ),
+    "openvino": _Entry(
+        "openvino_engine", "OpenVinoEngine", ("openvino",), _OPENVINO, ("threads",), (*FLOATS, "int8-cpu")
+    ),
+    "openvino-bf16": _Entry(
+        "openvino_engine", "OpenVinoBf16Engine", ("openvino",), _OPENVINO, ("threads",), (*FLOATS, "int8-cpu")
     ),
     "torch": _Entry(
-        "torch_engine", "TorchEngine", ("torch", "diffusers"), "'collafuse-edge[train]'", ("threads", "checkpoint")
-    ),
-    "openvino": _Entry("openvino_engine", "OpenVinoEngine", ("openvino",), "'collafuse-edge[openvino]'", ("threads",)),
-    "openvino-bf16": _Entry(
-        "openvino_engine", "OpenVinoBf16Engine", ("openvino",), "'collafuse-edge[openvino]'", ("threads",)
+        "torch_engine", "TorchEngine", ("torch", "diffusers"), "pip install 'collafuse-edge[train]'",
+        ("threads", "checkpoint"),
     ),
     "fake": _Entry("fake_engine", "FakeEngine", (), "", ("threads",)),
-}
+}  # fmt: skip
 
 
 def available_engines() -> dict[str, str | None]:
@@ -68,8 +116,8 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
         name: a key of ENGINES.
 
     Raises:
-        EngineUnavailable: unknown, or its library is not installed; the message lists what can run here.
-        InputError: an option out of range, or one that this engine does not take, or lacks.
+        EngineUnavailable: unknown, or cannot run here; the message says why and lists what can.
+        InputError: a precision it does not run, an option out of range, or one that it does not take, or lacks.
     """
     if name not in ENGINES:
         raise EngineUnavailable(
@@ -79,6 +127,11 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
     reason = _reason_missing(entry)
     if reason is not None:
         raise EngineUnavailable(f"engine {name} cannot run here: {reason}; engines that can: {_runnable()}")
+    if bundle.precision not in entry.precisions:
+        raise InputError(
+            f"engine {name} runs no {bundle.precision} heads; valid: {', '.join(entry.precisions)}: "
+            "export the head in one of these, or choose another engine"
+        )
     _check_options(name, options)
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
     engine: Engine = engine_class(bundle, options)
@@ -104,11 +157,14 @@ def _runnable() -> str:
 
 
 def _reason_missing(entry: _Entry) -> str | None:
-    for module in entry.needs:
-        if importlib.util.find_spec(module) is None:
-            return f"{module} is not installed ({_remedy(entry)})"
-    return reason_without_provider(entry.provider, _remedy(entry)) if entry.provider else None
+    for modules in entry.needs:
+        if not any(_is_installed(module) for module in modules.split("|")):
+            return f"{modules.split('|')[0]} is not installed ({entry.remedy})"
+    return entry.probe()
 
 
-def _remedy(entry: _Entry) -> str:
-    return entry.install if entry.provider else f"pip install {entry.install}"
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False

@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: the tensor stays on the device, in two buffers that take turns as input and output.
 
-Each batch size has a session of its own, with the batch fixed. Only so are all shapes constants: ONNX Runtime would put
-the nodes that compute shapes on the CPU, which these engines refuse, and a captured graph could not hold them.
+Each batch size has a session of its own, with the batch fixed: a captured graph holds fixed shapes and addresses, and no
+node is left that computes a shape, which ONNX Runtime would put on the CPU and these engines refuse.
 """
 
 import ctypes
@@ -111,8 +111,8 @@ class OrtTensorrtEngine(OrtGpuEngine):
         precision = self.bundle.precision
         return {
             **super()._provider_options(batch_size),
-            "trt_fp16_enable": str(int(precision == "fp16")),
-            "trt_int8_enable": str(int(precision.startswith("int8"))),
+            "trt_fp16_enable": str(int(precision in ("fp16", "int8-trt"))),
+            "trt_int8_enable": str(int(precision == "int8-trt")),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(folder),
             "trt_timing_cache_enable": "1",

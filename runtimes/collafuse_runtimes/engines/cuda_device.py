@@ -1,0 +1,239 @@
+"""One CUDA device: checked calls of cuda.bindings.runtime, and a list of what is still to be released."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from collafuse_runtimes.errors import EngineUnavailable, InputError
+
+RUNTIME = "cuda.bindings.runtime"
+REMEDY = "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What an engine built on this device depends on.
+
+    Attributes:
+        name: of the GPU.
+        compute_capability: "8.7".
+        runtime, driver: CUDA versions, "13.0".
+    """
+
+    name: str
+    compute_capability: str
+    runtime: str
+    driver: str
+
+
+class CudaDevice:
+    """Calls on one device. Handles stay CUDA's own; ``close`` releases whatever is left, newest first.
+
+    Every method raises EngineUnavailable where CUDA reports an error.
+    """
+
+    def __init__(self, index: int, cudart: Any) -> None:
+        self.index = index
+        self._rt = cudart
+        self._open: dict[object, Callable[[], object]] = {}
+        self.use()
+        self.stream = self._own(
+            self._call("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking), cudart.cudaStreamDestroy
+        )
+
+    def use(self) -> None:
+        """Make it the current device of the calling thread."""
+        self._call("cudaSetDevice", self.index)
+
+    def malloc(self, count: int) -> int:
+        """Address of ``count`` new bytes, aligned to 256."""
+        address: int = self._own(int(self._call("cudaMalloc", count)), self._rt.cudaFree)
+        return address
+
+    def upload(self, address: int, array: npt.NDArray[Any]) -> None:
+        """Copy a contiguous array to the device, in stream order; keep it until ``synchronise``."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
+
+    def download(self, array: npt.NDArray[Any], address: int) -> None:
+        """Fill a contiguous array from the device, in stream order; it is there after ``synchronise``."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
+
+    def synchronise(self) -> None:
+        """Wait for the stream."""
+        self._call("cudaStreamSynchronize", self.stream)
+
+    @contextmanager
+    def capture(self) -> Iterator[list[Any]]:
+        """Record what the block enqueues; the list yielded holds the executable graph afterwards."""
+        rt, captured = self._rt, list[Any]()
+        self._call("cudaStreamBeginCapture", self.stream, rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            yield captured
+        except BaseException:
+            error, graph = rt.cudaStreamEndCapture(self.stream)  # the stream must leave capture mode
+            if error == rt.cudaError_t.cudaSuccess:
+                rt.cudaGraphDestroy(graph)
+            raise
+        graph = self._call("cudaStreamEndCapture", self.stream)
+        try:
+            captured.append(self._own(self._call("cudaGraphInstantiate", graph, 0), rt.cudaGraphExecDestroy))
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, graph: Any) -> None:
+        """Enqueue a captured graph."""
+        self._call("cudaGraphLaunch", graph, self.stream)
+
+    def event(self) -> Any:
+        """A new event."""
+        return self._own(self._call("cudaEventCreate"), self._rt.cudaEventDestroy)
+
+    def record(self, event: Any) -> None:
+        """Let the event stamp this place in the stream."""
+        self._call("cudaEventRecord", event, self.stream)
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Milliseconds between two recorded events, after ``synchronise``."""
+        return float(self._call("cudaEventElapsedTime", start, end))
+
+    def free(self, handle: Any) -> None:
+        """Release one address, graph or event."""
+        self._release(self._open.pop(_key(handle)))
+
+    def close(self) -> None:
+        """Release all that is left, newest first, the stream last, even where one release fails."""
+        failure: Exception | None = None
+        while self._open:
+            _, release = self._open.popitem()
+            try:
+                self._release(release)
+            except EngineUnavailable as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _own(self, handle: Any, release: Callable[[Any], Any]) -> Any:
+        self._open[_key(handle)] = lambda: release(handle)
+        return handle
+
+    def _release(self, release: Callable[[], Any]) -> None:
+        checked(self._rt, "releasing GPU memory", release())
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return checked(self._rt, name, getattr(self._rt, name)(*arguments))
+
+
+def checked(cudart: Any, what: str, answer: tuple[Any, ...]) -> Any:
+    """The result of a CUDA call: nothing, or the one value after the error code.
+
+    Raises:
+        EngineUnavailable: the error code is not cudaSuccess.
+    """
+    error, *results = answer
+    if error != cudart.cudaError_t.cudaSuccess:
+        reason = cudart.cudaGetErrorString(error)[1]
+        text = reason.decode() if isinstance(reason, bytes) else str(reason)
+        raise EngineUnavailable(f"CUDA: {what}: {text}; {REMEDY}")
+    return results[0] if results else None
+
+
+def cuda_runtime() -> Any:
+    """The module cuda.bindings.runtime.
+
+    Raises:
+        EngineUnavailable: it is not installed, or does not load.
+    """
+    try:
+        return importlib.import_module(RUNTIME)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise EngineUnavailable(
+            f"cuda-bindings does not load ({reason}); pip install 'collafuse-edge[tensorrt]'"
+        ) from None
+
+
+def device_count() -> int:
+    """Number of GPUs, at least 1.
+
+    Raises:
+        EngineUnavailable: no driver, no GPU, or no cuda-bindings.
+    """
+    cudart = cuda_runtime()
+    count = int(checked(cudart, "no usable GPU", cudart.cudaGetDeviceCount()))
+    if count < 1:
+        raise EngineUnavailable(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
+    return count
+
+
+def reason_unusable() -> str | None:
+    """Why no GPU can be used here, None where one can."""
+    try:
+        device_count()
+    except EngineUnavailable as error:
+        return str(error)
+    return None
+
+
+def require_device(index: int) -> int:
+    """``index`` itself, where that GPU exists.
+
+    Raises:
+        EngineUnavailable: there is no GPU at all.
+        InputError: there are fewer; the message says how many.
+    """
+    count = device_count()
+    if not 0 <= index < count:
+        raise InputError(f"device {index} does not exist: valid are 0 to {count - 1}")
+    return index
+
+
+def device_info(index: int) -> DeviceInfo:
+    """Name and versions of an existing GPU.
+
+    Raises:
+        EngineUnavailable, InputError: as ``require_device``.
+    """
+    require_device(index)
+    cudart = cuda_runtime()
+    properties = checked(cudart, "reading the GPU's properties", cudart.cudaGetDeviceProperties(index))
+    return DeviceInfo(
+        name=properties.name.decode(),
+        compute_capability=f"{properties.major}.{properties.minor}",
+        runtime=_version(checked(cudart, "reading the CUDA version", cudart.cudaRuntimeGetVersion())),
+        driver=_version(checked(cudart, "reading the driver version", cudart.cudaDriverGetVersion())),
+    )
+
+
+def select_device(index: int) -> None:
+    """Make a GPU the current one of the calling thread.
+
+    Raises:
+        EngineUnavailable: CUDA refuses.
+    """
+    cudart = cuda_runtime()
+    checked(cudart, f"selecting GPU {index}", cudart.cudaSetDevice(index))
+
+
+def open_device(index: int) -> CudaDevice:
+    """The GPU of that index, with a stream of its own.
+
+    Raises:
+        EngineUnavailable, InputError: as ``require_device``.
+    """
+    return CudaDevice(require_device(index), cuda_runtime())
+
+
+def _version(number: int) -> str:
+    """13020 -> "13.2"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _key(handle: Any) -> object:
+    """Handles of cuda.bindings do not promise a hash; their type and number do."""
+    return type(handle).__name__, int(handle)

@@ -1,0 +1,218 @@
+"""Engines built on this machine, by everything they depend on, signed, and why one was found or not (docs/tensorrt.md).
+
+D.engine   what TensorRT serialised; D is the sha256 of the key, its first half
+D.json     the key, the other file's sha256, and this machine's signature over both
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from collafuse_runtimes.atomic import write_bytes
+from collafuse_runtimes.engines.cuda_device import DeviceInfo
+from collafuse_runtimes.engines.tensorrt_binding import is_rtx
+from collafuse_runtimes.engines.tensorrt_build import BatchProfile, typing_rule
+from collafuse_runtimes.engines.tensorrt_key import is_signed, sign
+from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.sealed import canonical, read_bytes, read_json, write_json
+
+FORMAT = "collafuse-engine"
+EngineKey = dict[str, str]
+
+
+@dataclass(frozen=True)
+class CachedEngine:
+    """One entry.
+
+    Attributes:
+        path: of the engine file.
+        key: what it depends on.
+        data_sha256: of the engine file's bytes.
+        seconds: the build took.
+        inspection: the types of its convolutions, in words.
+    """
+
+    path: Path
+    key: EngineKey
+    data_sha256: str
+    seconds: float
+    inspection: str
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What was found, None for a miss, and why, in words."""
+
+    entry: CachedEngine | None
+    reason: str
+
+
+def default_cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/collafuse-edge/engines``, with ~/.cache where that variable is unset."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "collafuse-edge" / "engines"
+
+
+def machine_key(trt: Any, device: DeviceInfo | None) -> EngineKey:
+    """The parts of a key that do not depend on the model; ``device`` None for a build without a GPU."""
+    return {
+        "flags": f"{typing_rule(trt)}, no TF32, detailed",
+        "library": "tensorrt-rtx" if is_rtx(trt) else "tensorrt",
+        "library_version": str(trt.__version__),
+        "cuda_runtime": device.runtime if device else "none",
+        "cuda_driver": device.driver if device else "none",
+        "gpu": device.name if device else "none",
+        "compute_capability": device.compute_capability if device else "none",
+    }
+
+
+def engine_key(model_sha256: str, profile: BatchProfile, machine: EngineKey) -> EngineKey:
+    """Everything an engine depends on."""
+    batches = f"batch 1 to {profile.max_batch}, best at {profile.opt_batch}"
+    return {"model_sha256": model_sha256, "profile": batches, **machine}
+
+
+def differences(key: EngineKey, other: EngineKey) -> list[str]:
+    """ "gpu Orin -> Thor" for every part in which ``other`` differs from ``key``."""
+    names = [*key, *(name for name in other if name not in key)]
+    return [f"{n} {other.get(n)} -> {key.get(n)}" for n in names if key.get(n) != other.get(n)]
+
+
+class EngineCache:
+    """A folder of entries; it is made when the first one is stored."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_cache_folder()
+
+    def lookup(self, key: EngineKey) -> Lookup:
+        """The entry of exactly this key.
+
+        Raises:
+            ArtefactError: there is one, but this machine did not make it or it was changed since.
+        """
+        sidecar = self._path(key, ".json")
+        if sidecar.exists() and sidecar.with_suffix(".engine").exists():
+            return Lookup(_read_entry(sidecar), f"hit: {sidecar.with_suffix('.engine').name} was built for this")
+        return Lookup(None, f"miss: {self._why_not(key)}")
+
+    def lookup_any_profile(self, key: EngineKey) -> Lookup:
+        """As ``lookup``; where that misses, the entry with the largest batch that differs in its profile alone."""
+        found = self.lookup(key)
+        if found.entry is not None:
+            return found
+        same = [e for e in self._entries() if {**e.key, "profile": ""} == {**key, "profile": ""}]
+        if not same:
+            return found
+        entry = max(same, key=lambda e: int(e.key["profile"].split(",")[0].split()[-1]))
+        return Lookup(entry, f"hit: {entry.path.name} was built for this with {entry.key['profile']}")
+
+    def read(self, entry: CachedEngine) -> bytes:
+        """The engine's bytes, checked.
+
+        Raises:
+            ArtefactError: they are not those that were stored.
+        """
+        data = read_bytes(entry.path)
+        _require_bytes(entry.path, data, entry.data_sha256)
+        return data
+
+    def store(self, key: EngineKey, data: bytes, seconds: float, inspection: str) -> CachedEngine:
+        """Write an entry: the engine first, so that a sidecar never lacks its engine.
+
+        Raises:
+            ArtefactError: the folder cannot be written.
+        """
+        _write_signed(self._path(key, ".engine"), self._path(key, ".json"), key, data, seconds, inspection)
+        return _read_entry(self._path(key, ".json"))
+
+    def timings(self, machine: EngineKey) -> bytes:
+        """TensorRT's timing cache of this machine; empty where there is none, or none that this machine signed."""
+        sidecar = self._path(machine, ".json")
+        try:
+            entry = _read_entry(sidecar, ".timings")
+            return self.read(entry)
+        except ArtefactError:
+            return b""  # costs a longer build, no more
+
+    def store_timings(self, machine: EngineKey, data: bytes) -> None:
+        """Keep the timing cache for the next build.
+
+        Raises:
+            ArtefactError: the folder cannot be written.
+        """
+        _write_signed(self._path(machine, ".timings"), self._path(machine, ".json"), machine, data, 0.0, "timings")
+
+    def _path(self, key: EngineKey, suffix: str) -> Path:
+        return self.folder / (hashlib.sha256(canonical(key)).hexdigest()[:32] + suffix)
+
+    def _entries(self) -> list[CachedEngine]:
+        """Every entry that can be trusted; others are of no use in comparing."""
+        entries = []
+        for sidecar in sorted(self.folder.glob("*.json")):
+            try:
+                entry = _read_entry(sidecar)
+            except ArtefactError:
+                continue
+            if entry.path.exists():
+                entries.append(entry)
+        return entries
+
+    def _why_not(self, key: EngineKey) -> str:
+        same = [e for e in self._entries() if e.key.get("model_sha256") == key["model_sha256"]]
+        if not same:
+            return f"no engine of this model in {self.folder}"
+        nearest = min(same, key=lambda entry: len(differences(key, entry.key)))
+        return f"the nearest, {nearest.path.name}, differs in {'; '.join(differences(key, nearest.key))}"
+
+
+def read_cached_engine(path: Path) -> tuple[CachedEngine, bytes]:
+    """One engine file of a cache, with its bytes, both checked.
+
+    Raises:
+        ArtefactError: there is no sidecar, or this machine did not make the file.
+    """
+    entry = _read_entry(path.with_suffix(".json"))
+    data = read_bytes(path)
+    _require_bytes(path, data, entry.data_sha256)
+    return entry, data
+
+
+def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, seconds: float, inspection: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ArtefactError(f"cannot create {path.parent}: {error.strerror}; name another cache folder") from error
+    body = {
+        "key": key,
+        "data_sha256": hashlib.sha256(data).hexdigest(),
+        "seconds": round(seconds, 3),
+        "inspection": inspection,
+    }
+    write_bytes(path, data, mode=0o600)
+    write_json(sidecar, FORMAT, {**body, "hmac": sign(body)})
+
+
+def _read_entry(sidecar: Path, suffix: str = ".engine") -> CachedEngine:
+    path = sidecar.with_suffix(suffix)
+    body = read_json(sidecar, FORMAT)
+    stated = body.pop("hmac", None)
+    if not is_signed(body, stated):
+        raise _refusal(path)
+    try:
+        return CachedEngine(path, body["key"], body["data_sha256"], body["seconds"], body["inspection"])
+    except KeyError:
+        raise _refusal(path) from None
+
+
+def _require_bytes(path: Path, data: bytes, data_sha256: str) -> None:
+    if hashlib.sha256(data).hexdigest() != data_sha256:
+        raise _refusal(path)
+
+
+def _refusal(path: Path) -> ArtefactError:
+    return ArtefactError(
+        f"{path} was not built on this machine, or was changed since: an engine is machine code and is not run; "
+        f"delete it and {path.with_suffix('.json').name}, and it will be built again"
+    )

@@ -1,0 +1,258 @@
+"""TensorRT: the tensor stays on the GPU, and a whole trajectory is one CUDA graph.
+
+Two tensors take turns as input and output. ``step`` is no copied number but an address: row k's number lies in a table
+on the device. So a trajectory needs nothing from the host between its steps, and is captured once and replayed.
+"""
+
+from collections import OrderedDict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from collafuse_runtimes.bundle import HeadBundle, RowRange
+from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
+from collafuse_runtimes.engines.cuda_device import CudaDevice, open_device
+from collafuse_runtimes.engines.tensorrt_binding import dtype_name, is_rtx, label, load_binding, make_logger, require
+from collafuse_runtimes.engines.tensorrt_build import dynamic_shape
+from collafuse_runtimes.engines.tensorrt_prepare import engine_bytes, print_progress
+from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.noise import Float32Array
+
+ALIGNMENT = 256
+"""Bytes; what TensorRT asks of an address."""
+MAX_LOOPS = 4
+"""Shapes kept ready, each with its memory: a full batch and the rest, for two step counts."""
+
+
+@dataclass
+class _Loop:
+    """One (steps, batch): an execution context, the tensors at fixed addresses, and the captured trajectory.
+
+    A context of its own, because a captured graph holds on to its context's memory.
+    """
+
+    context: Any
+    x: int
+    y: int
+    labels: int | None
+    noise: int | None
+    noise_stride: int
+    graph: Any = None
+
+
+class TensorrtEngine(Engine):
+    """``tensorrt``. A build on entering shows its time on stderr; call ``build_engine`` before to show it elsewhere."""
+
+    name = "tensorrt"
+
+    def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
+        super().__init__(bundle, options)
+        self._stack = ExitStack()
+
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            self._device = open_device(self.options.device or 0)
+            stack.callback(self._device.close)
+            stack.callback(self._drop_tensorrt)
+            self._load()
+            self._rows = _upload_rows(self._device, len(self.bundle.transitions))
+            self._start, self._end = self._device.event(), self._device.event()
+            self._timed = False
+            self._stack = stack.pop_all()
+
+    def _close(self) -> None:
+        self._stack.close()
+
+    @property
+    def device_ms(self) -> float:
+        """Milliseconds the GPU took for the last ``denoise`` without ``on_step``; copies are not counted.
+
+        Raises:
+            InputError: there was none since the engine was opened.
+        """
+        self._require_entered()
+        if not self._timed:
+            raise InputError("no trajectory was timed yet; call denoise without on_step first")
+        return self._device.elapsed_ms(self._start, self._end)
+
+    def _load(self) -> None:
+        trt = self._trt = load_binding(self.name)
+        data = engine_bytes(self.bundle, self.name, self.options, trt, print_progress)
+        self._device.use()
+        self._log = make_logger(trt)
+        self._runtime = self._require("make a runtime", trt.Runtime(self._log))
+        # Runtime.engine_host_code_allowed stays False: an engine may hold GPU code, never code for this processor.
+        self._engine = self._require("load the engine", self._runtime.deserialize_cuda_engine(data))
+        self._loops: OrderedDict[tuple[int, int], _Loop] = OrderedDict()
+        _require_tensors(trt, self._engine, self.bundle)
+        self._max_batch = int(self._engine.get_tensor_profile_shape("sample", 0)[2][0])
+
+    def _drop_tensorrt(self) -> None:
+        """Contexts before the engine, the engine before the runtime: each uses the next."""
+        for attribute in ("_loops", "_engine", "_runtime", "_log"):
+            if hasattr(self, attribute):
+                delattr(self, attribute)
+
+    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+        self._device.use()
+        loop = self._loop(1, len(x))
+        self._upload(loop, x, z, labels)
+        self._enqueue(loop, 0, row)
+        return self._result(loop.y, x)
+
+    def _denoise(self, trajectory: Trajectory) -> Float32Array:
+        self._device.use()
+        rows, x = trajectory.rows, trajectory.x_tc
+        loop = self._loop(rows.steps, len(x))
+        self._upload(loop, x, self._all_noise(loop, trajectory), trajectory.labels)
+        if trajectory.on_step is not None:
+            return self._denoise_watched(loop, trajectory)
+        if loop.graph is None:
+            self._capture(loop, rows)
+        self._device.record(self._start)
+        self._device.launch(loop.graph)
+        self._device.record(self._end)
+        self._timed = True
+        return self._result(loop.x if rows.steps % 2 == 0 else loop.y, x)
+
+    def _denoise_watched(self, loop: _Loop, trajectory: Trajectory) -> Float32Array:
+        assert trajectory.on_step is not None
+        result = trajectory.x_tc
+        for k in range(trajectory.rows.steps):
+            self._enqueue(loop, k, trajectory.rows.first_row + k)
+            result = self._result(loop.y if k % 2 == 0 else loop.x, result)
+            trajectory.on_step(k, result)
+        return result
+
+    def _capture(self, loop: _Loop, rows: RowRange) -> None:
+        """One step outside the capture first: TensorRT sets up on a context's first run what a graph cannot hold.
+
+        That step reads ``loop.x`` and writes ``loop.y``, so the uploaded input is still there for the launch.
+        """
+        self._enqueue(loop, 0, rows.first_row)
+        self._device.synchronise()
+        with self._device.capture() as captured:
+            for k in range(rows.steps):
+                self._enqueue(loop, k, rows.first_row + k)
+        loop.graph = captured[0]
+
+    def _enqueue(self, loop: _Loop, k: int, row: int) -> None:
+        """Step k of a loop, at ``row`` of the tables."""
+        source, target = (loop.x, loop.y) if k % 2 == 0 else (loop.y, loop.x)
+        addresses = {"sample": source, "step": self._rows + row * ALIGNMENT, "next_sample": target}
+        if loop.noise is not None:
+            addresses["noise"] = loop.noise + k * loop.noise_stride
+        if loop.labels is not None:
+            addresses["label"] = loop.labels
+        for name, address in addresses.items():
+            self._require(f"bind {name}", loop.context.set_tensor_address(name, address))
+        self._require("run a step", loop.context.execute_async_v3(int(self._device.stream)))
+
+    def _loop(self, steps: int, batch: int) -> _Loop:
+        """The loop of that shape; the one used longest ago makes room."""
+        key = (steps, batch)
+        if key not in self._loops:
+            if batch > self._max_batch:
+                raise InputError(
+                    f"batch {batch} is more than the engine takes: valid are 1 to {self._max_batch}; "
+                    "use smaller batches, or build an engine with a larger max_batch"
+                )
+            if len(self._loops) == MAX_LOOPS:
+                self._free(self._loops.popitem(last=False)[1])
+            self._loops[key] = self._make_loop(steps, batch)
+        self._loops.move_to_end(key)
+        return self._loops[key]
+
+    def _make_loop(self, steps: int, batch: int) -> _Loop:
+        bundle, device = self.bundle, self._device
+        context = self._make_context()
+        for tensor in bundle.inputs:
+            shape = tuple(batch if size == "batch" else int(size) for size in tensor.shape)
+            self._require(f"set {tensor.name} to {shape}", context.set_input_shape(tensor.name, shape))
+        size = 4 * batch * int(np.prod(bundle.plan.image_shape))
+        stride = -(-size // ALIGNMENT) * ALIGNMENT
+        x, y = device.malloc(size), device.malloc(size)
+        labels = device.malloc(4 * batch) if bundle.num_classes is not None else None
+        noise = device.malloc(steps * stride) if bundle.sampler.is_stochastic else None
+        return _Loop(context, x, y, labels, noise, stride)
+
+    def _make_context(self) -> Any:
+        if not is_rtx(self._trt):
+            return self._require("make a context", self._engine.create_execution_context())
+        # RTX would swap kernels of dynamic shapes in the background, where a captured graph never sees the better ones
+        config = self._require("make a runtime configuration", self._engine.create_runtime_config())
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        return self._require("make a context", self._engine.create_execution_context(config))
+
+    def _free(self, loop: _Loop) -> None:
+        for handle in (loop.graph, loop.x, loop.y, loop.labels, loop.noise):
+            if handle is not None:
+                self._device.free(handle)
+
+    def _all_noise(self, loop: _Loop, trajectory: Trajectory) -> Float32Array | None:
+        """(steps, stride / 4) float32: every step's noise at its place, one copy for all."""
+        if trajectory.noise is None:
+            return None
+        size = trajectory.x_tc.size
+        noise = np.zeros((trajectory.rows.steps, loop.noise_stride // 4), np.float32)
+        for row, (t, _) in zip(noise, trajectory.rows.transitions, strict=True):
+            row[:size] = trajectory.noise(t).ravel()
+        return noise
+
+    def _upload(self, loop: _Loop, x: Float32Array, noise: Float32Array | None, labels: Labels | None) -> None:
+        self._device.upload(loop.x, x)
+        if noise is not None and loop.noise is not None:
+            self._device.upload(loop.noise, noise)
+        if labels is not None and loop.labels is not None:
+            self._device.upload(loop.labels, labels)
+        self._device.synchronise()  # the host arrays may go now
+
+    def _result(self, address: int, like: Float32Array) -> Float32Array:
+        result = np.empty_like(like)
+        self._device.download(result, address)
+        self._device.synchronise()
+        return result
+
+    def _require(self, what: str, answer: Any) -> Any:
+        return require(self._trt, self._log, what, answer)
+
+
+class TensorrtRtxEngine(TensorrtEngine):
+    """``tensorrt-rtx``."""
+
+    name = "tensorrt-rtx"
+
+
+def _upload_rows(device: CudaDevice, rows: int) -> int:
+    """Address of a table whose entry k, ``ALIGNMENT`` bytes on, is the int32 k."""
+    table = np.zeros((rows, ALIGNMENT // 4), np.int32)
+    table[:, 0] = np.arange(rows)
+    address = device.malloc(table.nbytes)
+    device.upload(address, table)
+    device.synchronise()
+    return address
+
+
+def _require_tensors(trt: Any, engine: Any, bundle: HeadBundle) -> None:
+    """Names, types and shapes are the bundle's.
+
+    Raises:
+        ArtefactError: lists both.
+    """
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    found = {
+        name: (
+            engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
+            dtype_name(trt, engine.get_tensor_dtype(name)),
+            tuple(engine.get_tensor_shape(name)),
+        )
+        for name in names
+    }
+    stated = {t.name: (t in bundle.inputs, t.dtype, dynamic_shape(t)) for t in (*bundle.inputs, *bundle.outputs)}
+    if found != stated:
+        raise ArtefactError(
+            f"the {label(trt)} engine of {bundle.path} takes and gives {found}, not {stated}; delete it from the cache"
+        )

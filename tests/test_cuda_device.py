@@ -1,0 +1,100 @@
+"""The CUDA layer: every answer is checked, the names are CUDA's own, and all that was taken is given back."""
+
+import ast
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_cuda import Error, FakeCuda
+
+from collafuse_runtimes.engines import cuda_device
+from collafuse_runtimes.engines.cuda_device import DeviceInfo, checked, device_info, open_device
+from collafuse_runtimes.errors import EngineUnavailable
+
+SOURCE = Path(cuda_device.__file__)
+
+
+def cuda_names() -> set[str]:
+    """Every name of cuda.bindings.runtime in the source: attributes, and the names of calls."""
+    nodes = list(ast.walk(ast.parse(SOURCE.read_text())))
+    attributes = {n.attr for n in nodes if isinstance(n, ast.Attribute) and n.attr.startswith("cuda")}
+    texts = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    calls = {text for text in texts if text.startswith("cuda") and text.isidentifier()}
+    return attributes | calls
+
+
+def test_names_are_those_of_the_installed_cuda_bindings() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    inner = {"cudaSuccess": runtime.cudaError_t, "cudaStreamCaptureModeThreadLocal": runtime.cudaStreamCaptureMode}
+    inner |= dict.fromkeys(("cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"), runtime.cudaMemcpyKind)
+    names = cuda_names()
+    assert len(names) >= 30
+    assert {name for name in names if not hasattr(inner.get(name, runtime), name)} == set()
+
+
+def test_a_real_error_code_is_one_line_with_cudas_words() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
+    with pytest.raises(EngineUnavailable) as error:
+        checked(runtime, "no usable GPU", (runtime.cudaError_t.cudaErrorInsufficientDriver, None))
+    assert str(error.value) == (
+        "CUDA: no usable GPU: CUDA driver version is insufficient for CUDA runtime version; "
+        "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
+    )
+
+
+def test_an_answer_is_its_value_or_nothing() -> None:
+    fake = SimpleNamespace(cudaError_t=Error)
+    assert checked(fake, "x", (Error.cudaSuccess, 7)) == 7
+    assert checked(fake, "x", (Error.cudaSuccess,)) is None
+
+
+def test_a_device_is_described_by_what_an_engine_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(gpu="Orin", driver=12060).install(monkeypatch)
+    assert device_info(0) == DeviceInfo("Orin", "8.7", runtime="13.0", driver="12.6")
+
+
+def test_copies_there_and_back_wait_for_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda().install(monkeypatch)
+    device = open_device(0)
+    there, back = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
+    address = device.malloc(there.nbytes)
+    device.upload(address, there)
+    device.download(back, address)
+    assert not back.any()
+    device.synchronise()
+    np.testing.assert_array_equal(back, there)
+    device.close()
+
+
+def test_closing_releases_newest_first_and_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda().install(monkeypatch)
+    device = open_device(0)
+    first, second = device.malloc(16), device.malloc(16)
+    device.event()
+    device.free(first)
+    fake.calls.clear()
+    fake.failing["cudaEventDestroy"] = Error.cudaErrorMemoryAllocation
+    with pytest.raises(EngineUnavailable, match="CUDA: releasing GPU memory: cudaErrorMemoryAllocation"):
+        device.close()
+    released = [(name, arguments) for name, arguments in fake.calls if "Get" not in name]
+    assert [name for name, _ in released] == ["cudaEventDestroy", "cudaFree", "cudaStreamDestroy"]
+    assert released[1][1] == (second,)
+    assert fake.memory == {}
+
+
+def test_a_failed_capture_leaves_capture_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda().install(monkeypatch)
+    device = open_device(0)
+    with pytest.raises(ZeroDivisionError), device.capture():
+        assert fake.recording == []
+        raise ZeroDivisionError
+    assert fake.recording is None
+    device.close()
+    assert fake.handles == {}
+
+
+def test_without_cuda_bindings_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_device, "RUNTIME", "no_such_module.runtime")
+    with pytest.raises(EngineUnavailable, match=r"cuda-bindings does not load .*; pip install 'collafuse-edge\[tensor"):
+        open_device(0)

@@ -1,0 +1,243 @@
+"""The TensorRT engine on a fake GPU: the right numbers, one graph a trajectory, nothing left behind.
+
+The fake TensorRT (fake_tensorrt.py) has no network: a step is what engine ``fake`` does, on the fake GPU's memory.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda import Error, FakeCuda
+from fake_tensorrt import FakeTensorrt
+from heads import conditional_head, default_head, inputs, rgb_head
+
+from collafuse_runtimes.bundle import HeadBundle, TensorInfo
+from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine
+from collafuse_runtimes.engines.tensorrt_cache import default_cache_folder
+from collafuse_runtimes.engines.tensorrt_engine import MAX_LOOPS
+from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavailable, InputError
+
+HEADS = [default_head, conditional_head, rgb_head]
+
+
+@pytest.fixture(autouse=True)
+def config_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A GPU on which everything was released in the end, whatever happened."""
+    device = FakeCuda().install(monkeypatch)
+    yield device
+    assert device.memory == {}
+    assert device.handles == {}
+
+
+def tensorrt_for(
+    bundle: HeadBundle, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, version: str = "10.3.0", rtx: bool = False
+) -> FakeTensorrt:
+    return FakeTensorrt(bundle, cuda, version, rtx).install(monkeypatch)
+
+
+def reference(bundle: HeadBundle, x_tc: Any, steps: int | None, labels: Any) -> tuple[Any, list[Any]]:
+    states: list[Any] = []
+    with open_engine(bundle, "fake") as engine:
+        result = engine.denoise(x_tc, steps, seed=3, labels=labels, on_step=lambda _, x: states.append(x.copy()))
+    return result, states
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("tensorrt", "8.6.1"), ("tensorrt", "10.3.0"), ("tensorrt", "10.13.3"), ("tensorrt", "10.16.1"),
+     ("tensorrt", "11.4.0"), ("tensorrt-rtx", "1.7.1")],
+)  # fmt: skip
+@pytest.mark.parametrize("make_head", HEADS)
+def test_computes_what_engine_fake_computes(
+    make_head: Callable[[], HeadBundle], name: str, version: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_head()
+    trt = tensorrt_for(bundle, cuda, monkeypatch, version, rtx=name == "tensorrt-rtx")
+    with open_engine(bundle, name) as engine:
+        for batch in (3, 1):
+            x_tc, labels = inputs(bundle, batch)
+            before = x_tc.copy()
+            for rows in bundle.row_ranges:
+                expected, states = reference(bundle, x_tc, rows.steps, labels)
+                seen: list[Any] = []
+                plain = engine.denoise(x_tc, rows.steps, seed=3, labels=labels)
+                trt.rows.clear()
+                watched = engine.denoise(
+                    x_tc, rows.steps, seed=3, labels=labels, on_step=lambda _, x, s=seen: s.append(x)
+                )
+                assert trt.rows == list(range(rows.first_row, rows.first_row + rows.steps))
+                np.testing.assert_allclose(plain, expected, atol=1e-6)
+                np.testing.assert_array_equal(watched, plain)
+                np.testing.assert_allclose(np.stack(seen), np.stack(states), atol=1e-6)
+                assert trt.labels[-1] == (None if labels is None else labels.tolist())
+            np.testing.assert_array_equal(x_tc, before)
+            z = np.ones_like(x_tc) if bundle.sampler.is_stochastic else None
+            with open_engine(bundle, "fake") as fake:
+                np.testing.assert_array_equal(engine.step(x_tc, 2, z, labels), fake.step(x_tc, 2, z, labels))
+    del engine
+    assert trt.alive == []
+
+
+def test_the_second_trajectory_is_one_graph_launch_and_nothing_is_enqueued(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = conditional_head()
+    trt = tensorrt_for(bundle, cuda, monkeypatch)
+    x_tc, labels = inputs(bundle, 2)
+    with open_engine(bundle, "tensorrt") as engine:
+        first = engine.denoise(x_tc, seed=1, labels=labels)
+        names = cuda.names()
+        assert (names.count("cudaGraphInstantiate"), names.count("cudaGraphLaunch")) == (1, 1)
+        assert cuda.kernels == 1 + 20  # one step before the capture, 20 within
+        assert names.index("cudaMemcpyAsync") < names.index("cudaStreamBeginCapture") < names.index("cudaGraphLaunch")
+        cuda.calls.clear()
+        again = engine.denoise(x_tc, seed=1, labels=labels)
+        names = cuda.names()
+        assert names.count("cudaGraphLaunch") == 1
+        assert cuda.kernels == 21
+        assert names.count("cudaMemcpyAsync") == 4  # x, all noise, labels up; the image down
+        assert not {"cudaMalloc", "cudaFree", "cudaStreamBeginCapture", "cudaGraphInstantiate"} & set(names)
+        other = engine.denoise(x_tc + 0.5, seed=1, labels=labels)
+        noisier = engine.denoise(x_tc, seed=2, labels=labels)
+        relabelled = engine.denoise(x_tc, seed=1, labels=labels[::-1])
+        assert trt.labels[-1] == labels[::-1].tolist()
+        assert engine.device_ms > 0  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, relabelled)
+    assert np.abs(first - other).max() > 1e-2
+    assert np.abs(first - noisier).max() > 1e-2
+
+
+def test_two_tensors_take_turns_and_every_step_has_its_row_and_noise(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = conditional_head()
+    trt = tensorrt_for(bundle, cuda, monkeypatch)
+    x_tc, labels = inputs(bundle, 2)
+    with open_engine(bundle, "tensorrt") as engine:
+        engine.denoise(x_tc, seed=1, labels=labels)
+    captured = trt.enqueued[1:]
+    assert len({a["sample"] for a in captured} | {a["next_sample"] for a in captured}) == 2
+    for before, after in pairwise(captured):
+        assert after["sample"] == before["next_sample"] != before["sample"]
+        assert after["step"] - before["step"] == 256
+        assert after["noise"] - before["noise"] == x_tc.nbytes  # 2048, a multiple of 256 already
+    assert trt.contexts[1:] == [{"sample": (2, 1, 16, 16), "step": (1,), "noise": (2, 1, 16, 16), "label": (2,)}]
+
+
+def test_graphs_are_kept_for_few_shapes_and_freed_for_the_next(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = default_head()
+    tensorrt_for(bundle, cuda, monkeypatch)
+    with open_engine(bundle, "tensorrt") as engine:
+        for batch in range(1, MAX_LOOPS + 1):
+            engine.denoise(inputs(bundle, batch)[0], 7)
+        full = (len(cuda.memory), len(cuda.handles))
+        for batch in range(MAX_LOOPS + 1, MAX_LOOPS + 4):
+            engine.denoise(inputs(bundle, batch)[0], 7)
+        assert (len(cuda.memory), len(cuda.handles)) == full
+        cuda.calls.clear()
+        engine.denoise(inputs(bundle, MAX_LOOPS + 3)[0], 7)
+        assert "cudaGraphInstantiate" not in cuda.names()
+
+
+def test_a_batch_beyond_the_profile_is_refused(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = default_head()
+    tensorrt_for(bundle, cuda, monkeypatch)
+    x_tc, _ = inputs(bundle, 9)
+    with open_engine(bundle, "tensorrt") as engine:
+        engine.denoise(x_tc[:8], 7)
+        with pytest.raises(InputError, match="batch 9 is more than the engine takes: valid are 1 to 8"):
+            engine.denoise(x_tc, 7)
+
+
+@pytest.mark.parametrize("call", ["cudaMalloc", "cudaGraphInstantiate", "cudaGraphLaunch", "cudaStreamBeginCapture"])
+def test_a_failing_cuda_call_is_named_and_everything_is_freed(
+    call: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = default_head()
+    trt = tensorrt_for(bundle, cuda, monkeypatch)
+    cuda.failing[call] = Error.cudaErrorMemoryAllocation
+    said = rf"CUDA: {call}: cudaErrorMemoryAllocation \(fake\); check the NVIDIA"
+    with pytest.raises(EngineUnavailable, match=said), open_engine(bundle, "tensorrt") as engine:
+        engine.denoise(inputs(bundle, 1)[0])
+    assert trt.builds == 1
+
+
+def test_a_step_that_fails_within_the_capture_ends_it(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = default_head()
+    trt = tensorrt_for(bundle, cuda, monkeypatch)
+    x_tc, _ = inputs(bundle, 1)
+    with open_engine(bundle, "tensorrt") as engine:
+        engine.denoise(x_tc, 7)
+        trt.steps_left = 1 + 5
+        with pytest.raises(EngineUnavailable, match=r"TensorRT 10.3.0 could not run a step: launch failed; free GPU"):
+            engine.denoise(x_tc, 20)
+        assert cuda.names().count("cudaStreamEndCapture") == 2
+        assert cuda.recording is None
+        trt.steps_left = -1
+        np.testing.assert_allclose(engine.denoise(x_tc, 20), reference(bundle, x_tc, 20, None)[0], atol=1e-6)
+
+
+def test_an_engine_with_other_tensors_is_refused(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = default_head()
+    trt = tensorrt_for(bundle, cuda, monkeypatch)
+    trt.renamed = {"sample": TensorInfo("sample", "float16", ("batch", 1, 16, 16))}
+    with pytest.raises(ArtefactError, match=r"'float16', \(-1, 1, 16, 16\)\).*not.*'float32'"):
+        open_engine(bundle, "tensorrt").__enter__()
+
+
+def test_an_engine_of_other_types_than_asked_for_is_not_run(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = replace(default_head(), precision="fp16")
+    trt = tensorrt_for(bundle, cuda, monkeypatch)
+    trt.computes = "fp32"
+    with pytest.raises(CheckFailed, match=r"asked to compute in fp16 and has convolutions: 1 fp32"):
+        open_engine(bundle, "tensorrt").__enter__()
+    assert list(default_cache_folder().glob("*.engine")) == []
+
+
+def test_without_a_gpu_the_reason_is_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda().install(monkeypatch)
+    tensorrt_for(default_head(), cuda, monkeypatch)
+    assert available_engines()["tensorrt"] is None
+    cuda.failing["cudaGetDeviceCount"] = Error.cudaErrorInsufficientDriver
+    reason = available_engines()["tensorrt"]
+    assert reason == (
+        "CUDA: no usable GPU: cudaErrorInsufficientDriver (fake); "
+        "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
+    )
+    with pytest.raises(EngineUnavailable, match=r"engine tensorrt cannot run here: CUDA: no usable GPU: .* can: ort-"):
+        open_engine(default_head(), "tensorrt")
+
+
+def test_a_device_that_is_not_there(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorrt_for(default_head(), cuda, monkeypatch)
+    with pytest.raises(InputError, match="device 1 does not exist: valid are 0 to 0"):
+        open_engine(default_head(), "tensorrt", EngineOptions(device=1)).__enter__()
+
+
+def test_an_unknown_release_is_refused(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorrt_for(default_head(), cuda, monkeypatch, "7.2.3")
+    with pytest.raises(EngineUnavailable, match=r"TensorRT 7.2.3 is not known here; valid: 8.x, 10.x, 11.x"):
+        open_engine(default_head(), "tensorrt").__enter__()
+
+
+def test_opening_tells_the_time_on_stderr_while_it_builds(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensorrt_for(default_head(), cuda, monkeypatch)
+    with open_engine(default_head(), "tensorrt"):
+        pass
+    assert capsys.readouterr().err.startswith("building the TensorRT engine: 0 s")
+    with open_engine(default_head(), "tensorrt"):  # from the cache
+        pass
+    assert capsys.readouterr().err == ""
