@@ -287,10 +287,10 @@ def test_both_engines_refuse_the_cpu_and_lower_nothing_by_themselves(tmp_path: P
     assert cuda == {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"}
     flags = {
         (bundle.precision, name): OrtTensorrtEngine(bundle, EngineOptions(cache=tmp_path))._provider_options(1)[name]
-        for bundle in (default_head(), half, replace(half, precision="int8"))
+        for bundle in (default_head(), half, replace(half, precision="int8-trt"))
         for name in ("trt_fp16_enable", "trt_int8_enable")
     }
-    assert list(flags.values()) == ["0", "0", "1", "0", "0", "1"]
+    assert list(flags.values()) == ["0", "0", "1", "0", "1", "1"]
 
 
 def test_engine_cache_key_follows_everything_an_engine_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,11 +289,12 @@ def test_engines_a_manifest_garbles(machine: Machine, change: Callable[[Any], No
     assert message in refusal(lambda: read_bundle(bundle.path))
 
 
-def test_an_older_bundle_without_the_key_engines_is_read(machine: Machine) -> None:
+def test_a_manifest_without_the_key_engines_is_refused(machine: Machine) -> None:
     manifest = read_json(machine.bundle.path / MANIFEST, FORMAT)
     assert manifest.pop("engines") == {}
     write_json(machine.bundle.path / MANIFEST, FORMAT, manifest)
-    assert read_bundle(machine.bundle.path) == machine.bundle
+    with pytest.raises(ArtefactError, match=r"names engines None; valid are files \*.engine; export again"):
+        read_bundle(machine.bundle.path)
 
 
 def test_only_an_own_engine_of_the_same_model_is_embedded(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: the tensor stays on the device, in two buffers that take turns as input and output.
 
-Each batch size has a session of its own, with the batch fixed: a captured graph holds fixed shapes and addresses, and no
-node is left that computes a shape, which ONNX Runtime would put on the CPU and these engines refuse.
+Each batch size has a session of its own, with the batch fixed: a captured graph holds fixed shapes and addresses, and
+no node is left that computes a shape, which ONNX Runtime would put on the CPU and these engines refuse.
 """
 
 import ctypes
