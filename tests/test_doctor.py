@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_every_engine_but_the_fake_has_a_row() -> None:
 
 
 def test_an_engine_added_later_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ENGINES["torch"]._replace(needs=("numpy", "no_such_library"), install="'collafuse-edge[later]'")
+    entry = replace(ENGINES["torch"], needs=("numpy", "no_such_library"), remedy="pip install 'collafuse-edge[later]'")
     monkeypatch.setitem(ENGINES, "later", entry)
     row = rows()["later"]
     assert (row.works, row.reason) == (False, "no_such_library is not installed (pip install 'collafuse-edge[later]')")
@@ -158,7 +159,7 @@ def test_discrete_gpus_are_named_and_what_is_missing_is_unknown(tmp_path: Path) 
 
 
 def test_the_table_is_readable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINES, "later", ENGINES["torch"]._replace(needs=("no_such_library",), install="'x' " * 60))
+    monkeypatch.setitem(ENGINES, "later", replace(ENGINES["torch"], needs=("no_such_library",), remedy="'x' " * 60))
     lines = describe_doctor(examine(default_head()))
     assert all(len(line) <= doctor.TABLE_WIDTH or " " not in line.strip() for line in lines)
     starts = {line.split(maxsplit=1)[0] for line in lines if not line.startswith(" ")}
@@ -196,7 +197,7 @@ def test_runs_in_the_base_install_and_says_what_is_missing() -> None:
 
 
 def test_without_onnxruntime_nothing_works_and_it_says_so() -> None:
-    ended = bare("", "onnxruntime")
+    ended = bare("", "onnxruntime", "openvino")
     assert ended.returncode == 1
     found = json.loads(ended.stdout)
     assert found["providers"] is None
