@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli import edge, quality, server, site
+from collafuse_edge.cli import edge, exporting, quality, server, site
 
 app = typer.Typer(
     name="collafuse-edge",
@@ -31,6 +31,6 @@ def root(
         raise typer.Exit(2)
 
 
-for group in (site, server, edge, quality):
+for group in (site, server, exporting, edge, quality):
     for command in group.COMMANDS:
         app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands of a site that owns images: init, upload, train-client, export."""
+"""Commands of a site that owns images: init, upload, train-client."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collafuse_edge.cli.output import (
-    EtaOption,
     JsonOption,
     OutFile,
     OutFolder,
     PlanOption,
-    SamplerOption,
     emit,
-    stage_printer,
 )
 from collafuse_edge.cli.training_options import (
     Accumulation,
@@ -143,45 +140,6 @@ def train_client(
     run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
 
 
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder written by train-client.")],
-    out: OutFolder,
-    steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
-    sampler: SamplerOption = "ddim",
-    eta: EtaOption = 0.0,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
-    opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors"),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Keep a precision slower or farther off than allowed.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Turn a trained head into a head bundle; fails unless the graph reproduces the network's whole trajectory."""
-    from collafuse_edge.cli.parsing import comma_integers
-    from collafuse_export import describe_bundle, describe_precision, export_with_report
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.samplers import Sampler
-
-    bundle, report = export_with_report(
-        checkpoint,
-        out,
-        step_counts=None if steps is None else comma_integers("steps", steps),
-        sampler=Sampler(sampler, eta),
-        precision=precision,
-        opset=opset,
-        calibration=None if calibration is None else read_handover(calibration),
-        force=force,
-        on_progress=stage_printer(),
-    )
-    result = {"bundle": str(out), "parity": bundle.parity, "precision": None if report is None else report.to_dict()}
-    lines = [] if report is None else describe_precision(report)
-    emit(result, as_json, *describe_bundle(bundle), *lines)
-
-
 def load_data(
     data: str,
     image_shape: tuple[int, int, int],
@@ -198,4 +156,4 @@ def load_data(
     return load_images(data, image_shape, Selection(split, tuple(classes or ()), bounds, limit))
 
 
-COMMANDS = (init, upload, train_client, export)
+COMMANDS = (init, upload, train_client)

@@ -60,11 +60,13 @@ def write_low_precision(
     tensors = handover or Handover(golden.x_tc, bundle.plan, golden.seed, 0, bundle.sampler.to_dict(), (), None)
     calibration, check = (range(0), range(len(tensors))) if handover is None else split_handover(handover)
     with tempfile.TemporaryDirectory() as scratch:
-        floats = {name: _variant(bundle, Path(scratch), name, graph(name)) for name in ("fp32", "fp16")}
+        floats = {name: _variant(bundle, Path(scratch) / name, name, graph(name)) for name in ("fp32", "fp16")}
         sensitivities: tuple[Sensitivity, ...] = ()
         if bundle.precision in FLAVOURS:
             quantiser = _calibrated(bundle, floats, tensors, calibration)
-            sensitivities = _sensitivities(quantiser, floats["fp32"], tensors, check, Path(scratch), on_progress)
+            sensitivities = _sensitivities(
+                quantiser, floats["fp32"], tensors, check, Path(scratch) / "candidate", on_progress
+            )
             bundle = _quantised(bundle, quantiser, sensitivities, floats["fp32"], tensors, check)
         else:
             write_bytes(bundle.model_path, floats[bundle.precision].model_path.read_bytes())
@@ -122,16 +124,15 @@ def _sensitivities(
         return images
 
     def run(model: bytes) -> Float32Array:
-        return finished(_variant(reference, scratch, "candidate", model))
+        return finished(_variant(reference, scratch, quantiser.flavour, model))
 
     return measure_sensitivity(
         quantiser, run, finished(reference), lambda done, total: on_progress("layer by layer in int8", done, total)
     )
 
 
-def _variant(bundle: HeadBundle, scratch: Path, precision: str, model: bytes) -> HeadBundle:
+def _variant(bundle: HeadBundle, folder: Path, precision: str, model: bytes) -> HeadBundle:
     """The same head with another graph, in a scratch folder."""
-    folder = scratch / precision
     folder.mkdir(exist_ok=True)
     variant = replace(bundle, path=folder, precision=precision)
     variant.model_path.write_bytes(model)

@@ -9,7 +9,7 @@ from collafuse_runtimes.bundle import PRECISIONS, HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
-__all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "open_engine"]
+__all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "check_precision", "open_engine"]
 
 
 DEFAULTS = EngineOptions()
@@ -127,15 +127,25 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
     reason = _reason_missing(entry)
     if reason is not None:
         raise EngineUnavailable(f"engine {name} cannot run here: {reason}; engines that can: {_runnable()}")
-    if bundle.precision not in entry.precisions:
-        raise InputError(
-            f"engine {name} runs no {bundle.precision} heads; valid: {', '.join(entry.precisions)}: "
-            "export the head in one of these, or choose another engine"
-        )
+    check_precision(name, bundle)
     _check_options(name, options)
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
     engine: Engine = engine_class(bundle, options)
     return engine
+
+
+def check_precision(name: str, bundle: HeadBundle) -> None:
+    """Refuse a head that was made for other engines.
+
+    Raises:
+        InputError: names both, and the precisions that this engine runs.
+    """
+    valid = ENGINES[name].precisions
+    if bundle.precision not in valid:
+        raise InputError(
+            f"engine {name} runs no {bundle.precision} heads; valid: {', '.join(valid)}: "
+            "export the head in one of these, or choose another engine"
+        )
 
 
 def _check_options(name: str, options: EngineOptions) -> None:

@@ -1,0 +1,111 @@
+"""The command export: a checkpoint to a head bundle, or a bundle to the TensorRT engine of this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collafuse_edge.cli.edge import CacheOption, DeviceOption
+from collafuse_edge.cli.output import EtaOption, JsonOption, OptionalOutFolder, SamplerOption, emit, stage_printer
+from collafuse_runtimes.errors import InputError
+
+CalibrationOption = Annotated[
+    Path | None, typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Keep a precision slower or farther off than allowed.")]
+EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
+    out: OptionalOutFolder = None,
+    steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
+    sampler: SamplerOption = "ddim",
+    eta: EtaOption = 0.0,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
+    calibration: CalibrationOption = None,
+    force: ForceOption = False,
+    engine: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx: build it for this machine.")] = None,
+    device: DeviceOption = None,
+    cache: CacheOption = None,
+    max_batch: Annotated[int, typer.Option(help="Most images at once that the engine takes.")] = 8,
+    embed: EmbedOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a trained head into a head bundle; fails unless the graph reproduces the network's whole trajectory.
+
+    With --engine: build the TensorRT engine of a bundle on this machine, ahead of its first use.
+    """
+    if engine is not None:
+        if out is not None or steps is not None or calibration is not None:
+            raise InputError("--engine builds from a finished bundle; leave out --out, --steps and --calibration")
+        _build_engine(source, engine, device, cache, max_batch, embed, as_json)
+    elif out is None:
+        raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
+    elif device is not None or cache is not None or embed:
+        raise InputError("--device, --cache and --embed are for --engine; leave them out")
+    else:
+        _export_head(source, out, steps, sampler, eta, precision, opset, calibration, force, as_json)
+
+
+def _export_head(
+    checkpoint: Path,
+    out: Path,
+    steps: str | None,
+    sampler: str,
+    eta: float,
+    precision: str,
+    opset: int,
+    calibration: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from collafuse_edge.cli.parsing import comma_integers
+    from collafuse_export import describe_bundle, describe_precision, export_with_report
+    from collafuse_runtimes.handover import read_handover
+    from collafuse_runtimes.samplers import Sampler
+
+    bundle, report = export_with_report(
+        checkpoint,
+        out,
+        step_counts=None if steps is None else comma_integers("steps", steps),
+        sampler=Sampler(sampler, eta),
+        precision=precision,
+        opset=opset,
+        calibration=None if calibration is None else read_handover(calibration),
+        force=force,
+        on_progress=stage_printer(),
+    )
+    result = {"bundle": str(out), "parity": bundle.parity, "precision": None if report is None else report.to_dict()}
+    lines = [] if report is None else describe_precision(report)
+    emit(result, as_json, *describe_bundle(bundle), *lines)
+
+
+def _build_engine(
+    source: Path, engine: str, device: int | None, cache: Path | None, max_batch: int, embed: bool, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.engines import ENGINES, EngineOptions, check_precision
+    from collafuse_runtimes.engines.tensorrt_prepare import build_engine, embed_engine, print_progress
+
+    bundle = read_bundle(source)
+    if engine in ENGINES:
+        check_precision(engine, bundle)
+    options = EngineOptions(device=device, cache=cache)
+    report = build_engine(bundle, engine, options, max_batch=max_batch, on_progress=print_progress)
+    lines = [
+        f"engine    {report.path}",
+        f"cache     {report.reason}",
+        f"types     {report.inspection}",
+        f"built     in {report.seconds:.1f} s, for 1 to {max_batch} images",
+    ]
+    if embed:
+        embed_engine(bundle, report.path)
+        lines.append(f"embedded  in {source}; devices of this kind run it with --trust-bundle")
+    emit(asdict(report), as_json, *lines)
+
+
+COMMANDS = (export,)
