@@ -6,7 +6,7 @@ import numpy as np
 
 from collafuse_edge.shard import DTYPES, PROTOCOLS, Shard, write_shard
 from collafuse_edge.training.losses import diffuse
-from collafuse_edge.upload_key import default_key_path, image_digest, load_or_create_key, noise_from_digest
+from collafuse_edge.upload_key import default_key_path, image_digest, load_or_create_upload_key, noise_from_digest
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.noise import Float32Array, check_seed
 from collafuse_runtimes.plan import SplitPlan
@@ -40,7 +40,7 @@ def upload_images(
         shard = make_paper_shard(images, plan, draws, seed)
     else:
         _require_noisy_level(plan)  # before a key is made for nothing
-        shard = make_shard(images, plan, load_or_create_key(key or default_key_path()))
+        shard = make_shard(images, plan, load_or_create_upload_key(key or default_key_path()))
     write_shard(out, shard, dtype)
     return shard
 

@@ -7,46 +7,27 @@ new. Without the key nobody can compute that noise, so it cannot be subtracted; 
 
 import hashlib
 import hmac
-import os
-import secrets
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from collafuse_runtimes.atomic import write_bytes
-from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.sealed import read_bytes
-
-KEY_BYTES = 32
+from collafuse_runtimes.secret_file import config_folder, load_or_create_key
 
 
 def default_key_path() -> Path:
     """``$XDG_CONFIG_HOME/collafuse-edge/upload.key``, with ~/.config where that variable is unset."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "collafuse-edge" / "upload.key"
+    return config_folder() / "upload.key"
 
 
-def load_or_create_key(path: Path) -> bytes:
-    """Read the key, or create it (32 random bytes as hex, readable by its owner alone).
+def load_or_create_upload_key(path: Path) -> bytes:
+    """Read the key, or create it; see ``secret_file``.
 
     Raises:
         ArtefactError: the file cannot be read or written, or does not hold a key.
     """
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise ArtefactError(f"cannot create {path.parent}: {error.strerror}; give another --key") from error
-        _create_key(path)
-    try:
-        key = bytes.fromhex(read_bytes(path).decode().strip())
-    except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise ArtefactError(f"{path} does not hold an upload key (valid: {2 * KEY_BYTES} hex digits); restore it")
-    return key
+    return load_or_create_key(path, "an upload key", elsewhere="give another --key", mend="restore it")
 
 
 def image_digest(key: bytes, x_0: Float32Array, alpha_bar_n: float) -> bytes:
@@ -68,17 +49,3 @@ def noise_from_digest(digest: bytes, shape: tuple[int, ...]) -> Float32Array:
     words = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
     bits = np.random.Philox(key=words[:2], counter=np.concatenate([np.zeros(2, np.uint64), words[2:]]))
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
-
-
-def _create_key(path: Path) -> None:
-    """Of two first uploads at once one makes the key and both use it: a link, unlike a rename, replaces nothing."""
-    candidate = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    write_bytes(candidate, secrets.token_hex(KEY_BYTES).encode() + b"\n", mode=0o600)
-    try:
-        os.link(candidate, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        candidate.replace(path)
-    finally:
-        candidate.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ def test_embed_puts_the_engine_into_the_bundle_for_those_who_trust_it(tmp_path: 
     done("export", bundle, "--engine", "tensorrt-rtx", "--cache", tmp_path / "engines", "--embed")
     (engine,) = read_bundle(bundle).engines
     assert (bundle / engine.name).stat().st_size > 10_000
-    assert engine.key["library"].startswith("tensorrt_rtx")
+    assert engine.key["library"].startswith("tensorrt-rtx")
     assert json.loads(done("verify", bundle, "--json"))["passed"] is True  # other engines run it as before
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from collafuse_edge.shard import Shard, write_shard
-from collafuse_edge.upload_key import image_digest, load_or_create_key, noise_from_digest
+from collafuse_edge.upload_key import image_digest, load_or_create_upload_key, noise_from_digest
 from collafuse_runtimes.bundle import Golden, HeadBundle, NetworkInfo, make_row_ranges, write_golden, write_manifest
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan
@@ -162,7 +162,7 @@ def test_checkpoint_and_resume_state(tmp_path: Path) -> None:
 
 def test_upload_noise_follows_the_text(tmp_path: Path) -> None:
     """The key file's form, the digest's message and the generator's words, spelt out again."""
-    key = load_or_create_key(tmp_path / "upload.key")
+    key = load_or_create_upload_key(tmp_path / "upload.key")
     text = (tmp_path / "upload.key").read_bytes()
     assert re.fullmatch(rb"[0-9a-f]{64}\n", text)
     assert key == bytes.fromhex(text.decode().strip())

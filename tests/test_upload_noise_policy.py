@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_edge.upload import make_shard, upload_images
-from collafuse_edge.upload_key import default_key_path, image_digest, load_or_create_key, noise_from_digest
+from collafuse_edge.upload_key import default_key_path, image_digest, load_or_create_upload_key, noise_from_digest
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.plan import SplitPlan
 
@@ -97,14 +97,14 @@ def test_every_level_of_a_plan_has_noise_of_its_own(schedule: str) -> None:
 
 def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "config" / "upload.key"
-    key = load_or_create_key(path)
+    key = load_or_create_upload_key(path)
     assert len(key) == 32
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text() == key.hex() + "\n"
     before = path.stat().st_mtime_ns
-    assert load_or_create_key(path) == key
+    assert load_or_create_upload_key(path) == key
     assert path.stat().st_mtime_ns == before
-    assert load_or_create_key(tmp_path / "other.key") != key
+    assert load_or_create_upload_key(tmp_path / "other.key") != key
     assert sorted(p.name for p in path.parent.iterdir()) == ["upload.key"]
 
 
@@ -114,7 +114,7 @@ def test_first_uploads_at_once_share_one_key(tmp_path: Path) -> None:
 
         def first_upload(path: Path = path, gate: Barrier = gate) -> bytes:
             gate.wait()
-            return load_or_create_key(path)
+            return load_or_create_upload_key(path)
 
         with ThreadPoolExecutor(4) as pool:
             keys = {future.result() for future in [pool.submit(first_upload) for _ in range(4)]}
@@ -128,16 +128,16 @@ def test_a_damaged_key_is_refused_and_left_alone(tmp_path: Path, damage: bytes) 
     path = tmp_path / "key"
     path.write_bytes(damage)
     with pytest.raises(ArtefactError, match=r"does not hold an upload key \(valid: 64 hex digits\); restore it$"):
-        load_or_create_key(path)
+        load_or_create_upload_key(path)
     assert path.read_bytes() == damage
 
 
 def test_a_folder_is_no_key(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="cannot read"):
-        load_or_create_key(tmp_path)
+        load_or_create_upload_key(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtefactError, match="give another --key"):
-        load_or_create_key(tmp_path / "file" / "upload.key")
+        load_or_create_upload_key(tmp_path / "file" / "upload.key")
 
 
 def test_the_key_lives_in_the_users_configuration_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
