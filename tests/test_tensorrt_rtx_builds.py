@@ -11,7 +11,9 @@ import pytest
 from fake_cuda import Error, FakeCuda
 
 from collafuse_edge.training.presets import build_network, network_config
+from collafuse_export.calibration import Feeds
 from collafuse_export.onnx_graph import to_onnx
+from collafuse_export.quantize import Quantiser
 from collafuse_export.step_graph import StepGraph, one_thread
 from collafuse_runtimes.bundle import HeadBundle, NetworkInfo, make_row_ranges
 from collafuse_runtimes.engines import EngineOptions
@@ -26,13 +28,6 @@ trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX's bindin
 onnx = pytest.importorskip("onnx")
 
 PLAN = SplitPlan((1, 32, 32), timesteps=20, cut_ratio=0.25)
-KINDS = [
-    ("small", False, 20, "fp32"),
-    ("small", True, 17, "fp16"),
-    ("paper", False, 17, "fp32"),
-    ("paper", True, 20, "fp16"),
-]
-"""Preset, conditional, opset, precision: in four builds every preset meets every other choice."""
 
 
 @lru_cache
@@ -54,7 +49,7 @@ def graph(preset: str, conditional: bool, opset: int, precision: str) -> tuple[H
     with one_thread():
         network = build_network(config, seed=0)
         module = StepGraph(network, PLAN, bundle.transitions, bundle.sampler, precision)
-        return bundle, to_onnx(module, bundle.inputs, bundle.outputs, opset)
+        return bundle, to_onnx(module, bundle.inputs, bundle.outputs, opset, len(bundle.transitions))
 
 
 def build(bundle: HeadBundle, model: bytes, where: str = "model.onnx", **options: Any) -> BuiltEngine:
@@ -65,64 +60,43 @@ def weight_bytes(model: bytes) -> int:
     return sum(len(tensor.raw_data) for tensor in onnx.load_from_string(model).graph.initializer)
 
 
-@pytest.mark.parametrize(("preset", "conditional", "opset", "precision"), KINDS)
+def feeds(bundle: HeadBundle) -> Iterator[Feeds]:
+    """Noise at every row of the head: enough for ranges that a builder accepts."""
+    for row in range(len(bundle.transitions)):
+        found: Feeds = {"sample": noise_batch(1, [row], 0, PLAN.image_shape), "step": np.array([row], np.int32)}
+        if bundle.sampler.is_stochastic:
+            found["noise"] = noise_batch(2, [row], 0, PLAN.image_shape)
+        if bundle.num_classes is not None:
+            found["label"] = np.array([row % bundle.num_classes], np.int32)
+        yield found
+
+
+def int8_graph(flavour: str, preset: str, conditional: bool, opset: int) -> tuple[HeadBundle, bytes]:
+    """As ``export`` makes it: TensorRT's flavour on the fp16 graph where QDQ in fp16 exists."""
+    base = "fp16" if flavour == "int8-trt" and opset >= 19 else "fp32"
+    bundle, model = graph(preset, conditional, opset, base)
+    quantiser = Quantiser(model, feeds(bundle), flavour)
+    return replace(bundle, precision=flavour), quantiser.quantise(quantiser.layers[:1])
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("opset", [20, 17])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-trt"])
 def test_builds_step_graphs_in_the_types_they_have(preset: str, conditional: bool, opset: int, precision: str) -> None:
-    bundle, model = graph(preset, conditional, opset, precision)
+    kind = (preset, conditional, opset)
+    bundle, model = int8_graph(precision, *kind) if precision == "int8-trt" else graph(*kind, precision)
     seen: list[BuildProgress] = []
     built = build(bundle, model, on_progress=seen.append, heartbeat_s=0.1)
-    assert built.precision == precision
+    assert built.precision == precision.removesuffix("-trt")
     assert len(built.data) > weight_bytes(model) > 100_000
     assert seen[0].seconds < 0.5
     assert len(seen) >= 3
     assert any(progress.total >= 1 for progress in seen)
 
 
-class Calibration:
-    """x at every row of the head, as onnxruntime asks for it."""
-
-    def __init__(self, bundle: HeadBundle) -> None:
-        self.feeds: Iterator[dict[str, Any]] = iter(
-            [
-                {"sample": noise_batch(1, [row], 0, PLAN.image_shape), "step": np.array([row], np.int32)}
-                for row in range(len(bundle.transitions))
-            ]
-        )
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self.feeds, None)
-
-
-def quantised(folder: Path, symmetric: bool) -> tuple[HeadBundle, bytes]:
-    """The small head in int8, as TensorRT wants it, or with onnxruntime's defaults."""
-    quantization = pytest.importorskip("onnxruntime.quantization")
-    bundle, model = graph("small", False, 20, "fp32")
-    (folder / "fp32.onnx").write_bytes(model)
-    options = {
-        "activation_type": quantization.QuantType.QInt8,
-        "weight_type": quantization.QuantType.QInt8,
-        "per_channel": True,
-        "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    }
-    quantization.quantize_static(
-        folder / "fp32.onnx",
-        folder / "int8.onnx",
-        Calibration(bundle),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv"],
-        **(options if symmetric else {}),
-    )
-    return bundle, (folder / "int8.onnx").read_bytes()
-
-
-def test_builds_symmetric_int8(tmp_path: Path) -> None:
-    bundle, model = quantised(tmp_path, symmetric=True)
-    built = build(bundle, model)
-    assert built.precision == "int8"
-    assert len(built.data) > 100_000
-
-
-def test_refuses_asymmetric_int8_with_node_and_reason(tmp_path: Path) -> None:
-    bundle, model = quantised(tmp_path, symmetric=False)
+def test_refuses_the_int8_made_for_cpus_with_node_and_reason() -> None:
+    bundle, model = int8_graph("int8-cpu", "small", False, 20)
     with pytest.raises(ArtefactError) as error:
         build(bundle, model)
     assert "\n" not in str(error.value)
