@@ -44,7 +44,7 @@ def test_close_and_not_slower_is_worth_it(speed: str) -> None:
     ("passed", "speed", "says"),
     [
         (True, "slower", ["slower than float32", "fp32 on ort-cpu 10.0 ms", "int8-cpu on ort-cpu 12.5 ms"]),
-        (False, "faster", ["too far from float32", "cosine 0.9500, max-abs 0.9 after 20 steps"]),
+        (False, "faster", ["too far from float32", "cosine 0.9500, max-abs 0.9 after step 4; valid: cosine >= 0.99"]),
         (False, "slower", ["too far from float32", "and slower than float32"]),
     ],
 )
@@ -102,7 +102,7 @@ def test_what_was_timed_is_checked_and_every_precision_runs_in_the_same_rounds()
     half = head(step_counts=(20, 7, 1), precision="fp16")
     result = compare_precisions(half, {"fp32": bundle}, calibration(PLAN, 3), range(1, 3), source="tensors")
     found = {(t.engine, t.precision): t for t in result.timings}
-    assert {("ort-cpu", "fp32"), ("ort-cpu", "fp16"), ("openvino", "fp32")} <= found.keys()
+    assert found.keys() == {("ort-cpu", "fp32"), ("ort-cpu", "fp16")}
     assert found["ort-cpu", "fp32"].against_fp32 == 1
     assert found["ort-cpu", "fp32"].cosine == pytest.approx(1, abs=1e-9)
     assert 0.99 < found["ort-cpu", "fp16"].cosine < 1

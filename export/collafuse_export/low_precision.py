@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from collafuse_export.calibration import split_handover, step_feeds, trajectories
+from collafuse_export.calibration import MAX_CHECK, split_handover, step_feeds, trajectories
 from collafuse_export.precision import PrecisionReport, compare_graphs, compare_precisions
 from collafuse_export.quantize import FLAVOURS, Quantiser
 from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
@@ -63,11 +63,13 @@ def write_low_precision(
         floats = {name: _variant(bundle, Path(scratch) / name, name, graph(name)) for name in ("fp32", "fp16")}
         sensitivities: tuple[Sensitivity, ...] = ()
         if bundle.precision in FLAVOURS:
-            quantiser = _calibrated(bundle, floats, tensors, calibration)
-            sensitivities = _sensitivities(
-                quantiser, floats["fp32"], tensors, check, Path(scratch) / "candidate", on_progress
-            )
-            bundle = _quantised(bundle, quantiser, sensitivities, floats["fp32"], tensors, check)
+            base = floats[_base_precision(bundle)]
+            with open_engine(base) as engine:
+                feeds = step_feeds(engine, tensors, calibration)
+                quantiser = Quantiser(base.model_path.read_bytes(), feeds, bundle.precision)
+            candidate = Path(scratch) / "candidate"
+            sensitivities = _sensitivities(quantiser, base, tensors, calibration, candidate, on_progress)
+            bundle = _quantised(bundle, quantiser, sensitivities, floats["fp32"], tensors, calibration)
         else:
             write_bytes(bundle.model_path, floats[bundle.precision].model_path.read_bytes())
             floats.pop(bundle.precision)
@@ -84,12 +86,10 @@ def write_low_precision(
     return bundle, report
 
 
-def _calibrated(bundle: HeadBundle, floats: dict[str, HeadBundle], tensors: Handover, calibration: range) -> Quantiser:
+def _base_precision(bundle: HeadBundle) -> str:
     """TensorRT's flavour stands on the fp16 graph, whose other layers then run in fp16, where QDQ in fp16 exists
     (opset 19); on the fp32 graph otherwise, like ONNX Runtime's flavour."""
-    base = floats["fp16" if bundle.precision == "int8-trt" and bundle.opset >= 19 else "fp32"]
-    with open_engine(base) as engine:
-        return Quantiser(base.model_path.read_bytes(), step_feeds(engine, tensors, calibration), bundle.precision)
+    return "fp16" if bundle.precision == "int8-trt" and bundle.opset >= 19 else "fp32"
 
 
 def _quantised(
@@ -98,23 +98,33 @@ def _quantised(
     sensitivities: tuple[Sensitivity, ...],
     reference: HeadBundle,
     tensors: Handover,
-    check: range,
+    calibration: range,
 ) -> HeadBundle:
-    """Write the int8 graph; while it is too far off, twice as many layers stay in float, up to half of them."""
+    """Write the int8 graph; while it is too far off, twice as many layers stay in float, up to half of them.
+
+    Here, too, only calibration tensors are looked at.
+    """
+    rows = calibration[:MAX_CHECK]
     order = [entry.layer for entry in sensitivities]
     count = max(len(layers_to_keep_float(sensitivities)), 1)
     while True:
         bundle = replace(bundle, float_layers=tuple(order[:count]))
         write_bytes(bundle.model_path, quantiser.quantise(bundle.float_layers))
-        if count * 2 > len(order) // 2 or all(r.passed for r in compare_graphs(bundle, reference, tensors, check)):
+        if count * 2 > len(order) // 2 or all(r.passed for r in compare_graphs(bundle, reference, tensors, rows)):
             return bundle
         count *= 2
 
 
 def _sensitivities(
-    quantiser: Quantiser, reference: HeadBundle, tensors: Handover, check: range, scratch: Path, on_progress: OnProgress
+    quantiser: Quantiser,
+    base: HeadBundle,
+    tensors: Handover,
+    calibration: range,
+    scratch: Path,
+    on_progress: OnProgress,
 ) -> tuple[Sensitivity, ...]:
-    rows = check[:SENSITIVITY_TENSORS]
+    """Against the float graph the quantiser stands on, so that int8 alone makes the difference."""
+    rows = calibration[:SENSITIVITY_TENSORS]
 
     def finished(bundle: HeadBundle) -> Float32Array:
         only = replace(bundle, row_ranges=bundle.row_ranges[:1])
@@ -124,10 +134,10 @@ def _sensitivities(
         return images
 
     def run(model: bytes) -> Float32Array:
-        return finished(_variant(reference, scratch, quantiser.flavour, model))
+        return finished(_variant(base, scratch, quantiser.flavour, model))
 
     return measure_sensitivity(
-        quantiser, run, finished(reference), lambda done, total: on_progress("layer by layer in int8", done, total)
+        quantiser, run, finished(base), lambda done, total: on_progress("layer by layer in int8", done, total)
     )
 
 

@@ -1,6 +1,6 @@
 """Client head checkpoint -> head bundle, published only when its graph computes what the torch network computes."""
 
-import importlib.metadata
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
@@ -101,7 +101,7 @@ def export_with_report(
             num_classes=num_classes,
             network=_describe(network, checkpoint.network.preset, checkpoint.weights_sha256, plan.image_shape),
             parity={},
-            tools={"collafuse-edge": __version__, **{name: importlib.metadata.version(name) for name in TOOLS}},
+            tools={"collafuse-edge": __version__, **{name: _version(name) for name in TOOLS}},
         )
         check_calibration(precision, calibration, bundle)
         write_golden(aside, make_golden(network, plan, sampler, row_ranges, num_classes))
@@ -135,6 +135,11 @@ def _check_options(out: Path, precision: str, opset: int) -> None:
     for name in TOOLS:
         if importlib.util.find_spec(name) is None:
             raise EngineUnavailable(f"{name} is not installed; pip install 'collafuse-edge[export]'")
+
+
+def _version(module: str) -> str:
+    """Of an installed module; onnxruntime comes under several names of its distribution."""
+    return str(importlib.import_module(module).__version__)
 
 
 def _describe(
