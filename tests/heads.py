@@ -138,7 +138,7 @@ def handover(bundle: HeadBundle, count: int, **changes: Any) -> Handover:
     return calibration(bundle.plan, count, **changes)
 
 
-def calibration(plan: SplitPlan, count: int, **changes: Any) -> Handover:
+def calibration(plan: SplitPlan, count: int, /, **changes: Any) -> Handover:
     fields: dict[str, Any] = {
         "x_tc": noise_batch(11, range(count), plan.handover_level, plan.image_shape),
         "plan": plan,

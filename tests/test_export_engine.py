@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import done, refusal
+from command_line import done, refusal, run_cli
 from heads import checkpoint, copy_of, default_head, head
+
+from collafuse_runtimes.bundle import read_bundle
+from collafuse_runtimes.engines import available_engines
 
 RTX = any(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
 needs_rtx = pytest.mark.skipif(not RTX, reason="no TensorRT-RTX binding here (its wheels are for Linux on x86)")
@@ -30,24 +33,26 @@ def test_builds_once_and_says_hit_or_miss_and_why(precision: str, tmp_path: Path
 
 
 @needs_rtx
-def test_embed_puts_the_engine_into_the_bundle_for_those_who_trust_it(tmp_path: Path) -> None:
-    from collafuse_runtimes.bundle import read_bundle
-
+def test_an_engine_that_no_device_runs_is_not_embedded(tmp_path: Path) -> None:
+    """Where there is no GPU the builder works, for no device in particular."""
+    if available_engines()["tensorrt-rtx"] is None:
+        pytest.skip("there is a GPU here")
     bundle = copy_of(default_head(), tmp_path)
-    done("export", bundle, "--engine", "tensorrt-rtx", "--cache", tmp_path / "engines", "--embed")
-    (engine,) = read_bundle(bundle).engines
-    assert (bundle / engine.name).stat().st_size > 10_000
-    assert engine.key["library"].startswith("tensorrt-rtx")
-    assert json.loads(done("verify", bundle, "--json"))["passed"] is True  # other engines run it as before
+    result = run_cli("export", bundle, "--engine", "tensorrt-rtx", "--cache", tmp_path / "engines", "--embed")
+    assert (result.code, result.out) == (2, "")
+    assert "was built where there is no GPU, and no device runs it; embed it on a device" in result.err
+    assert read_bundle(bundle).engines == ()
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     bundle, engine = default_head().path, ("--engine", "tensorrt-rtx")
-    assert "leave out --out, --steps and --calibration" in refusal("export", bundle, *engine, "--out", tmp_path / "x")
-    assert "leave out --out, --steps and --calibration" in refusal("export", bundle, *engine, "--steps", "4")
+    for option in (("--out", tmp_path / "x"), ("--steps", 4), ("--precision", "fp16"), ("--opset", 20), ("--force",)):
+        words = f"error: --engine builds from a finished bundle; leave out {option[0]}"
+        assert refusal("export", bundle, *engine, *option) == words
     assert "export needs --out" in refusal("export", checkpoint())
-    out = ("--out", tmp_path / "x.head")
-    assert "--device, --cache and --embed are for --engine" in refusal("export", checkpoint(), *out, "--embed")
+    for option in (("--device", 0), ("--cache", tmp_path), ("--max-batch", 8), ("--embed",)):
+        words = f"error: without --engine no TensorRT engine is built; leave out {option[0]}"
+        assert refusal("export", checkpoint(), "--out", tmp_path / "x.head", *option) == words
     assert "engine 'ort-cpu' is not built ahead; valid: tensorrt" in refusal("export", bundle, "--engine", "ort-cpu")
     assert "no head bundle at" in refusal("export", tmp_path / "none", *engine)
 

@@ -98,7 +98,7 @@ def test_a_graph_with_other_tensors_than_stated_is_refused() -> None:
     inputs = (TensorInfo("sample", "float16", ("batch", 1, 16, 16)), TensorInfo("step", "int32", (1,)))
     data = trt.bundle.model_path.read_bytes()
     with pytest.raises(ArtefactError, match=r"m.onnx takes and gives .*'float32'.*, not .*'float16'.*; export again"):
-        build_serialised(trt, data, "m.onnx", inputs, trt.bundle.outputs, BatchProfile(1, 1))
+        build_serialised(trt, data, "m.onnx", inputs, trt.bundle.outputs, BatchProfile(1, 2))
     assert trt.builds == 0
 
 

@@ -131,9 +131,10 @@ def test_opening_takes_the_engine_of_the_largest_batch_there_is(machine: Machine
     assert machine.trt.builds == 2
 
 
-@pytest.mark.parametrize(("opt_batch", "max_batch"), [(0, 8), (9, 8), (1, 1025)])
+@pytest.mark.parametrize(("opt_batch", "max_batch"), [(0, 8), (9, 8), (1, 1025), (1, 1)])
 def test_batches_out_of_range(machine: Machine, opt_batch: int, max_batch: int) -> None:
-    with pytest.raises(InputError, match=rf"opt_batch {opt_batch}, max_batch {max_batch}: valid are 1 <= opt <= max"):
+    valid = "valid are 1 <= opt <= max and 2 <= max <= 1024"
+    with pytest.raises(InputError, match=f"opt_batch {opt_batch}, max_batch {max_batch}: {valid}"):
         machine.build(opt_batch=opt_batch, max_batch=max_batch)
 
 

@@ -16,7 +16,12 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Keep a precision slo
 EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
 
 
+EXPORT_ONLY = ("out", "steps", "sampler", "eta", "precision", "opset", "calibration", "force")
+ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
+
+
 def export(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
     out: OptionalOutFolder = None,
     steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
@@ -38,15 +43,21 @@ def export(
     With --engine: build the TensorRT engine of a bundle on this machine, ahead of its first use.
     """
     if engine is not None:
-        if out is not None or steps is not None or calibration is not None:
-            raise InputError("--engine builds from a finished bundle; leave out --out, --steps and --calibration")
+        _refuse(context, EXPORT_ONLY, "--engine builds from a finished bundle")
         _build_engine(source, engine, device, cache, max_batch, embed, as_json)
     elif out is None:
         raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
-    elif device is not None or cache is not None or embed:
-        raise InputError("--device, --cache and --embed are for --engine; leave them out")
     else:
+        _refuse(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         _export_head(source, out, steps, sampler, eta, precision, opset, calibration, force, as_json)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Options that would do nothing are refused, not ignored."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{why}; leave out --{name.replace('_', '-')}")
 
 
 def _export_head(

@@ -13,7 +13,17 @@ from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.machine import Machine, read_machine
 from collafuse_runtimes.verify import VerifyReport, verify_engine
 
-PACKAGES = ("collafuse-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "safetensors", "pillow", "typer", "onnx")
+PACKAGES = (
+    "collafuse-edge",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "safetensors",
+    "pillow",
+    "typer",
+    "onnx",
+    "tensorrt-rtx-cu13-bindings",
+)
 """Looked up in any case; those of the engines come on top."""
 TABLE_WIDTH = 110
 NO_NETWORK = ("fake",)
@@ -102,12 +112,14 @@ def _row(name: str, reason: str | None, bundle: HeadBundle | None) -> EngineRow:
     if "checkpoint" in ENGINES[name].options:
         command = f"collafuse-edge verify {bundle.path} --engine {name} --checkpoint FOLDER"
         return EngineRow(name, device, False, f"not run, it needs the head's checkpoint: `{command}`", None, None)
+    report = None
     try:
         with open_engine(bundle, name, EngineOptions()) as engine:
             report = verify_engine(engine)
         report.require_passed(str(bundle.path))
-    except CheckFailed as error:
-        return EngineRow(name, device, False, str(error), bundle.precision, _worst(report))
+    except CheckFailed as error:  # also of a build whose types are not those asked for
+        worst = None if report is None else _worst(report)
+        return EngineRow(name, device, False, str(error), bundle.precision, worst)
     except Exception as error:  # a driver or a library may raise anything; the other engines are still to be looked at
         text = " ".join(str(error).split()) or "no message"
         kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
@@ -122,7 +134,8 @@ def _worst(report: VerifyReport) -> float | None:
 
 def _packages() -> dict[str, str]:
     names = dict.fromkeys(PACKAGES)
-    names |= dict.fromkeys(module.replace(".", "-") for entry in ENGINES.values() for module in entry.needs)
+    modules = [module for entry in ENGINES.values() for either in entry.needs for module in either.split("|")]
+    names |= dict.fromkeys(module.replace(".", "-").replace("_", "-") for module in modules)
     found = {}
     for name in names:
         try:

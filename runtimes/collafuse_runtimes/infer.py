@@ -59,7 +59,8 @@ def run_inference(
         steps: a baked step count; None takes the bundle's first.
         labels: (N,) class indices, exactly for conditional heads.
         batch_size: samples per engine call; changes speed and memory, not the images.
-        on_step: called after every step with (steps done, steps in all), over all batches.
+        on_step: called with (steps done, steps in all) over all batches, after every step, or after every batch where
+            the engine would be slower for it.
 
     Raises:
         PlanMismatch: head and hand-over were made for different plans.
@@ -97,10 +98,11 @@ def _denoise_in_batches(
     for batch, start in enumerate(starts):
         stop = min(start + batch_size, len(handover))
 
-        def report(k: int, _: Float32Array, batch: int = batch) -> None:
+        def report(k: int, _: object = None, batch: int = batch) -> None:
             if on_step is not None:
                 on_step(batch * steps + k + 1, len(starts) * steps)
 
+        watched = on_step is not None and not engine.watched_is_slower
         parts.append(
             engine.denoise(
                 handover.x_tc[start:stop],
@@ -108,9 +110,11 @@ def _denoise_in_batches(
                 seed=handover.seed,
                 sample_indices=range(handover.first_index + start, handover.first_index + stop),
                 labels=None if labels is None else labels[start:stop],
-                on_step=report,
+                on_step=report if watched else None,
             )
         )
+        if not watched:
+            report(steps - 1)
     return np.concatenate(parts)
 
 

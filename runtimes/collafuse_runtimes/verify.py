@@ -145,6 +145,8 @@ def verify_engine(engine: Engine) -> VerifyReport:
     for steps, expected in golden.trajectories.items():
         actual = np.full_like(expected, np.nan)
         engine.denoise(golden.x_tc, steps, seed=golden.seed, labels=golden.labels, on_step=actual.__setitem__)
+        if engine.watched_is_slower:  # what `infer` runs is another path, with the same end
+            actual[-1] = engine.denoise(golden.x_tc, steps, seed=golden.seed, labels=golden.labels)
         reports.append(compare_trajectories(steps, actual, expected, tolerance))
     return VerifyReport(engine.name, bundle.precision, tolerance, tuple(reports))
 

@@ -65,6 +65,8 @@ class Engine(ABC):
     name: ClassVar[str]
     arithmetic: ClassVar[str | None] = None
     """Precision the engine computes in where that is not the bundle's own."""
+    watched_is_slower: ClassVar[bool] = False
+    """Whether ``on_step`` costs a copy from the device after every step, and another path than without it."""
 
     def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
         self.bundle = bundle

@@ -1,5 +1,7 @@
 """OpenVINO on an x86 CPU: the graph compiled once per batch size, two shared buffers that take turns."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +22,8 @@ class OpenVinoEngine(Engine):
         import openvino
 
         self._core = openvino.Core()
-        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        with _one_line("looking at this CPU"):
+            capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if self.hint == "bf16" and "BF16" not in capabilities:
             raise EngineUnavailable(
                 f"engine {self.name}: this CPU has no bf16 arithmetic (OpenVINO offers {', '.join(capabilities)}); "
@@ -46,7 +49,9 @@ class OpenVinoEngine(Engine):
     def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
         y = np.empty_like(x)
         step = np.array([row], dtype=np.int32)
-        self._bind(x, step, z, labels, y).infer()
+        request = self._bind(x, step, z, labels, y)
+        with _one_line(f"running row {row}"):
+            request.infer()
         return y
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
@@ -58,7 +63,8 @@ class OpenVinoEngine(Engine):
             if z is not None and trajectory.noise is not None:
                 z[...] = trajectory.noise(t)
             request, result = turns[k % 2]
-            request.infer()
+            with _one_line(f"running step {k + 1}"):
+                request.infer()
             step += 1
             if trajectory.on_step is not None:
                 trajectory.on_step(k, result)
@@ -78,7 +84,8 @@ class OpenVinoEngine(Engine):
         request = self._compiled_for(len(x)).create_infer_request()
         for name, array in (("sample", x), ("step", step), ("noise", z), ("label", labels)):
             if array is not None:
-                request.set_tensor(name, Tensor(array, shared_memory=True))
+                shared = array if array.flags.writeable else array.copy()  # OpenVINO shares no read-only memory
+                request.set_tensor(name, Tensor(shared, shared_memory=True))
         request.set_tensor("next_sample", Tensor(y, shared_memory=True))
         return request
 
@@ -87,16 +94,27 @@ class OpenVinoEngine(Engine):
         if batch not in self._compiled:
             self._compiled.clear()
             shapes = {t.name: [batch if n == "batch" else n for n in t.shape] for t in self.bundle.inputs}
-            self._model.reshape(shapes)
             options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.hint}
             if self.options.threads is not None:
                 options["INFERENCE_NUM_THREADS"] = self.options.threads
-            compiled = self._core.compile_model(self._model, "CPU", options)
+            with _one_line(f"compiling for batches of {batch}"):
+                self._model.reshape(shapes)
+                compiled = self._core.compile_model(self._model, "CPU", options)
             ran = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             if ran != self.hint:
                 raise EngineUnavailable(f"asked OpenVINO for {self.hint} arithmetic, got {ran}; use ort-cpu")
             self._compiled[batch] = compiled
         return self._compiled[batch]
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """What OpenVINO raises, as this package's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise EngineUnavailable(f"OpenVINO failed while {what}: {reason}; use ort-cpu") from None
 
 
 class OpenVinoBf16Engine(OpenVinoEngine):

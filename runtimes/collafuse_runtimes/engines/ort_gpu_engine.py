@@ -37,6 +37,7 @@ class OrtGpuEngine(Engine):
 
     provider: ClassVar[str]
     device_type: ClassVar[str] = "cuda"
+    watched_is_slower = True
     captures: ClassVar[bool]
     """Whether the two bindings of a batch size run as captured CUDA graphs."""
     config: ClassVar[Mapping[str, str]] = {"session.disable_cpu_ep_fallback": "1"}

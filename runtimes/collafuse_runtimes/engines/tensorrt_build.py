@@ -17,7 +17,8 @@ from collafuse_runtimes.engines.tensorrt_binding import dtype_name, is_rtx, labe
 from collafuse_runtimes.errors import ArtefactError, InputError
 
 HEARTBEAT_S = 5.0
-MAX_BATCH = 1024
+MIN_BATCH, MAX_BATCH = 2, 1024
+"""An engine has to take the golden vectors, two images, or nothing could verify it."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class BatchProfile:
     max_batch: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.opt_batch <= self.max_batch <= MAX_BATCH:
+        if not 1 <= self.opt_batch <= self.max_batch or not MIN_BATCH <= self.max_batch <= MAX_BATCH:
             raise InputError(
-                f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid are 1 <= opt <= max <= {MAX_BATCH}"
+                f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid are 1 <= opt <= max and "
+                f"{MIN_BATCH} <= max <= {MAX_BATCH}"
             )
 
 

@@ -6,6 +6,8 @@ D.json     the key, the other file's sha256, and this machine's signature over b
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,8 +192,18 @@ def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, second
         "seconds": round(seconds, 3),
         "inspection": inspection,
     }
-    write_bytes(path, data, mode=0o600)
-    write_json(sidecar, FORMAT, {**body, "hmac": sign(body)})
+    with _locked(path.parent):  # of two builds at once, no engine gets the other's sidecar
+        write_bytes(path, data, mode=0o600)
+        write_json(sidecar, FORMAT, {**body, "hmac": sign(body)})
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _read_entry(sidecar: Path, suffix: str = ".engine") -> CachedEngine:

@@ -46,6 +46,7 @@ class TensorrtEngine(Engine):
     """``tensorrt``. A build on entering shows its time on stderr; call ``build_engine`` before to show it elsewhere."""
 
     name = "tensorrt"
+    watched_is_slower = True
 
     def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
         super().__init__(bundle, options)
@@ -157,7 +158,7 @@ class TensorrtEngine(Engine):
             if batch > self._max_batch:
                 raise InputError(
                     f"batch {batch} is more than the engine takes: valid are 1 to {self._max_batch}; "
-                    "use smaller batches, or build an engine with a larger max_batch"
+                    "use a smaller --batch-size, or build with `collafuse-edge export --engine ... --max-batch`"
                 )
             if len(self._loops) == MAX_LOOPS:
                 self._free(self._loops.popitem(last=False)[1])

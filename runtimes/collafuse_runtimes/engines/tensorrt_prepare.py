@@ -147,6 +147,8 @@ def embed_engine(bundle: HeadBundle, engine: Path) -> HeadBundle:
             written.
     """
     entry, data = read_cached_engine(engine)
+    if entry.key["gpu"] == "none":
+        raise InputError(f"{engine} was built where there is no GPU, and no device runs it; embed it on a device")
     if entry.key["model_sha256"] != sha256_file(bundle.model_path):
         raise ArtefactError(
             f"{engine} was built from another model than {bundle.model_path}; build it from this bundle"
