@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from fake_cuda import Error, FakeCuda
 from fake_tensorrt import FakeTensorrt
-from heads import conditional_head, default_head, inputs, rgb_head
+from heads import conditional_head, default_head, handover, inputs, rgb_head
 
 from collafuse_runtimes.bundle import HeadBundle, TensorInfo
 from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine
 from collafuse_runtimes.engines.tensorrt_cache import default_cache_folder
 from collafuse_runtimes.engines.tensorrt_engine import MAX_LOOPS
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavailable, InputError
+from collafuse_runtimes.infer import run_inference
+from collafuse_runtimes.verify import verify_engine
 
 HEADS = [default_head, conditional_head, rgb_head]
 
@@ -241,3 +243,40 @@ def test_opening_tells_the_time_on_stderr_while_it_builds(
     with open_engine(default_head(), "tensorrt"):  # from the cache
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_infer_runs_the_captured_trajectory_and_shows_its_progress_by_the_batch(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = conditional_head()
+    tensorrt_for(bundle, cuda, monkeypatch)
+    shown: list[tuple[int, int]] = []
+    tensors, labels = handover(bundle, 6), np.arange(6) % 3
+    result = run_inference(
+        bundle, tensors, tmp_path / "out", engine_name="tensorrt", batch_size=2, labels=labels,
+        on_step=lambda *step: shown.append(step),
+    )  # fmt: skip
+    names = cuda.names()
+    assert (names.count("cudaGraphInstantiate"), names.count("cudaGraphLaunch")) == (1, 3)
+    assert shown == [(20, 60), (40, 60), (60, 60)]
+    with open_engine(bundle, "fake") as fake:
+        expected = fake.denoise(tensors.x_tc, seed=tensors.seed, sample_indices=range(100, 106), labels=labels)
+    np.testing.assert_allclose(result.images, expected, atol=1e-6)
+
+
+def test_verify_looks_at_the_end_of_the_captured_trajectory_too(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = default_head()
+    tensorrt_for(bundle, cuda, monkeypatch)
+    with open_engine(bundle, "tensorrt") as engine:
+        report = verify_engine(engine)
+        assert cuda.names().count("cudaGraphLaunch") == len(bundle.row_ranges)
+        # the fake is another denoiser than the golden one: what matters is that a broken graph makes it worse
+        real = engine.denoise
+        monkeypatch.setattr(engine, "denoise", lambda *a, on_step=None, **k: real(*a, on_step=on_step, **k) + (
+            0 if on_step else 9))  # fmt: skip
+        broken = verify_engine(engine)
+    for before, after in zip(report.ranges, broken.ranges, strict=True):
+        assert (after.final.max_abs or 0) > 5 > (before.final.max_abs or 0)
+        assert not after.passed
