@@ -1,15 +1,16 @@
-"""A head's whole trajectory, side by side in one run: diffusers' loop (eager), bare ONNX Runtime, and ours.
+"""A head's whole trajectory, side by side in one run: diffusers (eager), bare ONNX Runtime, bare OpenVINO, and ours.
 
     python benchmarks/peers/trajectory.py [--work DIR] [--rounds 15] [--json FILE]
 
-Trains a `small` head on drawn phantoms at 64x64 (seconds), exports it with 20 steps, and then runs the three in
+Trains a `small` head on drawn phantoms at 64x64 (seconds), exports it with 20 steps, and then runs them all in
 shuffled order, round after round, on fresh hand-over tensors of one image:
 
 * diffusers: UNet2DModel in eager mode and DDIMScheduler.step, as DDIMPipeline does it (no_grad, batch 1);
 * bare ONNX Runtime: nothing but 20 InferenceSession.run calls of the same graph, summed;
-* ours: the `ort-cpu` engine's denoise, from tensor to tensor.
+* bare OpenVINO: the same graph compiled for this batch in float32, and 20 calls of its infer;
+* ours: the denoise of the engines `ort-cpu` and `openvino`, from tensor to tensor.
 
-All use the same number of threads. The three results are compared before any figure is printed. Figures are medians
+All use the same number of threads. The results are compared before any figure is printed. Figures are medians
 over rounds; ratios are medians of the ratios within a round.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import openvino
 import torch
 from diffusers import DDIMScheduler
 
@@ -83,10 +85,13 @@ def phantoms() -> Float32Array:
 def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
     """Interleaved rounds; every result of a round is compared with the others'."""
     tensors = handover_tensors(rounds + WARMUP)
-    with open_engine(bundle, "ort-cpu", EngineOptions(threads=THREADS)) as engine:
+    options = EngineOptions(threads=THREADS)
+    with open_engine(bundle, "ort-cpu", options) as engine, open_engine(bundle, "openvino", options) as openvino_engine:
         runs: dict[str, Run] = {
             "diffusers eager loop": diffusers_loop(head),
             "bare InferenceSession.run": bare_runs(bundle),
+            "bare OpenVINO": bare_openvino(bundle),
+            "collafuse openvino": openvino_engine.denoise,
             "collafuse ort-cpu": engine.denoise,
         }
         samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -102,10 +107,14 @@ def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
             reference = outputs["diffusers eager loop"]
             worst = max(worst, *(float(np.abs(out - reference).max()) for out in outputs.values()))
     if not worst <= TOLERANCE:
-        raise SystemExit(f"the three trajectories differ by {worst:.2e}, more than {TOLERANCE}: no figures")
+        raise SystemExit(f"the trajectories differ by {worst:.2e}, more than {TOLERANCE}: no figures")
     return {
         "machine": f"{platform.machine()}, {THREADS} threads, CPU",
-        "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
+        "versions": {
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__,
+            "openvino": openvino.__version__,
+        },
         "head": {"preset": "small", "image_shape": PLAN.image_shape, "steps": STEPS},
         "max_abs_difference": worst,
         "samples_ms": samples,
@@ -153,12 +162,28 @@ def bare_runs(bundle: HeadBundle) -> Run:
     return run
 
 
+def bare_openvino(bundle: HeadBundle) -> Run:
+    core = openvino.Core()
+    model = core.read_model(bundle.model_path)
+    model.reshape({"sample": [1, *PLAN.image_shape], "step": [1]})
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
+    request = core.compile_model(model, "CPU", hints).create_infer_request()
+    rows = [np.array([row], dtype=np.int32) for row in range(STEPS)]
+
+    def run(x_tc: Float32Array) -> Float32Array:
+        for row in rows:
+            x_tc = request.infer({"sample": x_tc, "step": row})[0]
+        return x_tc.copy()
+
+    return run
+
+
 def table(report: dict[str, Any]) -> str:
     samples = {name: np.array(values) for name, values in report["samples_ms"].items()}
     ours = samples["collafuse ort-cpu"]
     lines = [
         f"{STEPS} steps, one 64x64 image, `small` head; {report['machine']}; {len(ours)} rounds in turn",
-        f"largest difference between the three results: {report['max_abs_difference']:.1e}",
+        f"largest difference between the results: {report['max_abs_difference']:.1e}",
         "",
         "| trajectory by | median ms | time relative to ours |",
         "|---|---|---|",
