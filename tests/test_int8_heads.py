@@ -10,6 +10,7 @@ from heads import PLAN, calibration, checkpoint, conditional_head, default_head,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collafuse_export import export_head, low_precision
 from collafuse_export.calibration import labels_for, split_handover, step_feeds, trajectories
 from collafuse_export.quantize import Quantiser
 from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
@@ -117,6 +118,26 @@ def test_int8_is_never_judged_on_what_it_was_fitted_to(count: int) -> None:
     assert max(*fit, *check) < count
 
 
+def test_layers_are_ranked_and_chosen_on_calibration_tensors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, seen = calibration(PLAN, 6), []
+    _, check = split_handover(tensors)
+    for name in ("trajectories", "compare_graphs", "step_feeds"):
+        real = getattr(low_precision, name)
+
+        def recorded(*arguments, real=real):  # type: ignore[no-untyped-def]
+            seen.append(set(arguments[-1]))
+            return real(*arguments)
+
+        monkeypatch.setattr(low_precision, name, recorded)
+    export_head(
+        checkpoint(), tmp_path / "x.head", step_counts=(2,), precision="int8-cpu", calibration=tensors, force=True
+    )
+    assert len(seen) > 20  # a trajectory per layer, and the choice
+    assert not set.union(*seen) & set(check)
+
+
 def test_every_class_is_calibrated() -> None:
     assert labels_for(range(4, 9), 3).tolist() == [1, 2, 0, 1, 2]  # type: ignore[union-attr]
     assert labels_for(range(3), None) is None
@@ -173,8 +194,6 @@ def test_int8_without_usable_tensors_is_refused(flavour: str, tmp_path: Path) ->
 
 
 def test_fp32_takes_no_calibration(tmp_path: Path) -> None:
-    from collafuse_export import export_head
-
     with pytest.raises(InputError, match="fp32 is calibrated on nothing"):
         export_head(checkpoint(), tmp_path / "x.head", calibration=calibration(PLAN, 4))
     with pytest.raises(PlanMismatch):
