@@ -40,6 +40,12 @@ def machine_section(before: dict[str, Any], after: dict[str, Any] | None, change
     return tuple(blocks)
 
 
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner is not None)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def flatten(state: dict[str, Any], prefix: str = "") -> tuple[list[tuple[str, str]], list[str]]:
     """([(name, text)], names without a value); nested objects become "outer inner"."""
     known: list[tuple[str, str]] = []
@@ -53,7 +59,7 @@ def flatten(state: dict[str, Any], prefix: str = "") -> tuple[list[tuple[str, st
         elif value is None or value in ({}, [], ()):
             unknown.append(name)
         else:
-            known.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
+            known.append((name, ", ".join(map(_text, value)) if isinstance(value, list | tuple) else _text(value)))
     return known, unknown
 
 

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_cut
@@ -120,10 +121,13 @@ def join(
     rows = []
     for c in sorted(sides["server"].keys() | sides["edge"].keys()):
         kids = ((handover_kids or {}).get(c), (image_kids or {}).get(c))
-        for server in sides["server"].get(c) or [None]:
-            for edge in sides["edge"].get(c) or [None]:
-                rows.append(_join_row(with_cut(plan, c), server, edge, link, dtype, kids))
+        pairs = product(_or_gap(sides["server"].get(c)), _or_gap(sides["edge"].get(c)))
+        rows += [_join_row(with_cut(plan, c), server, edge, link, dtype, kids) for server, edge in pairs]
     return tuple(rows)
+
+
+def _or_gap(rows: list[dict[str, Any]] | None) -> Sequence[dict[str, Any] | None]:
+    return rows or (None,)
 
 
 def _join_row(

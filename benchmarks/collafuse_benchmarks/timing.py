@@ -13,7 +13,7 @@ Measure = Callable[[int], Sequence[float]]
 Save = Callable[[list[float]], None]
 SECONDS_BETWEEN_SAVES = 5.0
 TURNS = 10
-SETTLE_S = 0.2
+SETTLE_S = 0.1
 
 
 @dataclass(frozen=True)
