@@ -7,7 +7,6 @@ from typing import Any
 
 from collafuse_benchmarks.energy import EnergySettings, measure_energy
 from collafuse_benchmarks.sensors import Found, find_sensors
-
 from collafuse_benchmarks.split_measure import EdgeWork, ServerWork, measure_parts
 from collafuse_benchmarks.split_parts import Part, with_cut
 from collafuse_benchmarks.timing import mode_named

@@ -36,10 +36,15 @@ def with_wall_meter(payload: dict[str, Any], meter: Path) -> dict[str, Any]:
         InputError: the report is of another kind.
         ArtefactError: the file is no meter's, or does not cover the measurement.
     """
-    from collafuse_benchmarks.energy import EnergyResult, with_meter
+    from collafuse_benchmarks.energy import EnergyResult, EnergySettings, with_meter
+    from collafuse_benchmarks.energy_result import timeline_from_dict
     from collafuse_benchmarks.sensors.meter import read_meter
 
     if payload["kind"] != energy_run.KIND:
         raise InputError(f"--meter adds to an energy report; this one is of kind {payload['kind']!r}")
-    result = with_meter(EnergyResult.from_dict(payload["energy"]), read_meter(meter))
-    return {**payload, "energy": result.to_dict()}
+    energy = payload["energy"]
+    alone = EnergyResult(EnergySettings(**energy["settings"]), timeline_from_dict(energy), (), {}, energy["complete"])
+    added = with_meter(alone, read_meter(meter)).to_dict()["energy"]
+    name = added[0]["info"]["name"]
+    others = [sensor for sensor in energy["energy"] or () if sensor["info"]["name"] != name]
+    return {**payload, "energy": {**energy, "energy": [*others, *added], "reason": None}}

@@ -110,10 +110,9 @@ def energy(
     are added afterwards: `bench report --meter`.
     """
     from collafuse_benchmarks.energy import EnergySettings
-    from collafuse_benchmarks.sensors import find_sensors
-
     from collafuse_benchmarks.energy_run import KIND, measure_head_energy
     from collafuse_benchmarks.page_energy import energy_document
+    from collafuse_benchmarks.sensors import find_sensors
     from collafuse_runtimes.bundle import read_bundle
     from collafuse_runtimes.engines import EngineOptions
     from collafuse_runtimes.handover import read_handover

@@ -23,6 +23,10 @@ class EngineUnavailable(InputError):
     """The engine asked for is unknown or cannot run here."""
 
 
+class SensorLost(CollafuseError):
+    """A power or energy sensor is gone for good."""
+
+
 class CheckFailed(CollafuseError):
     """A check ran to its end and its answer is no (parity, verification)."""
 
