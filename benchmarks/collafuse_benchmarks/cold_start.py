@@ -69,7 +69,9 @@ def _run(task: dict[str, Any]) -> dict[str, float]:
 
     imported = time.perf_counter()
     bundle, handover = read_bundle(Path(task["bundle"])), read_handover(Path(task["handover"]))
-    stated = {name: Path(v) if name in ("checkpoint", "cache") and v else v for name, v in task["options"].items()}
+    stated: dict[str, Any] = {
+        name: Path(v) if name in ("checkpoint", "cache") and v else v for name, v in task["options"].items()
+    }
     read = time.perf_counter()
     with open_engine(bundle, task["engine"], EngineOptions(**stated)) as engine:
         loaded = time.perf_counter()
