@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError, PlanMismatch
+from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint, require_trained_for
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
-from collafuse_runtimes.plan import SplitPlan, require_same_plan
+from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.samplers import Sampler, denoise
 
 
@@ -83,12 +83,7 @@ def _server_checkpoint(plan: SplitPlan, server: Path | None) -> Checkpoint:
     if server is None:
         raise InputError(f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps: name its checkpoint")
     checkpoint = read_checkpoint(server, "server")
-    require_same_plan(plan, "the plan", checkpoint.plan, str(server), except_cut=True)
-    if plan.cut < checkpoint.plan.cut:
-        raise PlanMismatch(
-            f"the plan's cut_ratio {plan.cut_ratio} asks for timesteps down to {plan.cut}, but {server} was trained "
-            f"for {checkpoint.plan.cut} and above; valid: cut_ratio >= {checkpoint.plan.cut_ratio}"
-        )
+    require_trained_for(checkpoint, plan, "the plan")
     return checkpoint
 
 
