@@ -115,7 +115,9 @@ def _advice(rows: Sequence[SplitRow], limits: Limits) -> list[str]:
             value, row = best
             lines.append(f"{rule.option} {limit:g} would have to be {figure(value, 4)}: {row.title}")
         elif others:
-            lines.append(f"{rule.option} cannot be judged: {rule.what} not measured ({others[0].energy_reason})")
+            lines.append(
+                f"{rule.option} {limit:g} cannot be judged: {rule.what} not measured ({others[0].energy_reason})"
+            )
     if lines:
         return lines
     nearest = min(

@@ -97,14 +97,22 @@ def _latency(payload: dict[str, Any]) -> list[Block]:
     ]
 
 
+def _monotonic(sensor: dict[str, Any], shift: float) -> list[float]:
+    """Times of a sensor's samples on the clock of the windows; a wall meter's are on the other one."""
+    times = sensor["samples"]["times"]
+    return [t - shift for t in times] if sensor["samples"]["clock"] == "unix" else list(times)
+
+
 def _plots(energy: dict[str, Any]) -> list[Block]:
     sensors = [sensor for sensor in energy["energy"] or () if len(sensor["samples"]["times"]) > 1]
     if not sensors:
         return []
-    start = min(sensor["samples"]["times"][0] for sensor in sensors)
+    windows = [energy["idle_before"], *(trial["window"] for trial in energy["trials"]), energy["idle_after"]]
+    shift = next((w["begin_unix"] - w["begin"] for w in windows if w is not None), 0.0)
+    start = min(_monotonic(sensor, shift)[0] for sensor in sensors)
     lines = {}
     for sensor in sensors:
-        times, values = sensor["samples"]["times"], sensor["samples"]["values"]
+        times, values = _monotonic(sensor, shift), sensor["samples"]["values"]
         if sensor["info"]["quantity"] == "energy":
             rates = [(b - a) / (t - s) for a, b, s, t in zip(values, values[1:], times, times[1:], strict=False)]
             times, values = times[1:], rates

@@ -1,0 +1,110 @@
+"""`bench split` names the cheapest way that keeps every limit, or what would have to give."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collafuse_benchmarks.choice import Limits, choose
+from collafuse_benchmarks.split_table import SplitRow
+
+
+def way(
+    c: float, total_ms: float | None, noise: float, total_j: float | None = None, kid: float | None = None
+) -> SplitRow:
+    edge = None if c == 0 else {"name": f"{c:g}.head", "steps": round(100 * c), "engine": "ort-cpu"}
+    return SplitRow(
+        cut_ratio=c, cut=round(100 * c), noise_level=noise, server=None, edge=edge, server_ms=0.0, transfer_bytes=1,
+        transfer_ms=None, edge_ms=total_ms, total_ms=total_ms, server_j=None, edge_j=None, total_j=total_j,
+        energy_scope=None, energy_reason="no sensor", handover_kid=kid, image_kid=None, notes=(),
+    )  # fmt: skip
+
+
+WAYS = (way(0, 100, 0.0), way(0.2, 120, 0.33), way(0.4, 150, 0.6), way(0.8, 220, 0.95), way(1, 250, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("limits", "c"),
+    [
+        (Limits(max_latency_ms=300), 0),
+        (Limits(min_noise_level=0.3), 0.2),
+        (Limits(max_latency_ms=230, min_noise_level=0.9), 0.8),
+        (Limits(max_latency_ms=250, min_noise_level=1.0), 1),
+    ],
+)
+def test_the_quickest_admissible_way_where_energy_was_not_measured(limits: Limits, c: float) -> None:
+    choice = choose(WAYS, limits)
+    assert choice.row is not None
+    assert (choice.row.cut_ratio, choice.by, choice.advice) == (c, "total_ms", ())
+
+
+def test_energy_decides_where_every_admissible_way_has_it() -> None:
+    ways = (way(0.2, 120, 0.3, total_j=9.0), way(0.4, 150, 0.6, total_j=7.0), way(0, 100, 0.0))
+    by_energy, by_time = choose(ways, Limits(min_noise_level=0.2)), choose(ways, Limits(max_latency_ms=200))
+    assert by_energy.row is not None and by_time.row is not None
+    assert (by_energy.row.cut_ratio, by_energy.by) == (0.4, "total_j")
+    assert (by_time.row.cut_ratio, by_time.by) == (0, "total_ms")
+
+
+def test_what_was_not_measured_keeps_no_limit() -> None:
+    choice = choose(WAYS, Limits(max_energy_j=1e9))
+    assert choice.row is None
+    assert choice.advice == ("--max-energy-j 1e+09 cannot be judged: joules not measured (no sensor)",)
+    assert choose([way(0.2, None, 0.3)], Limits(max_latency_ms=1e9)).advice == ("no way was measured on both sides",)
+
+
+def test_advice_names_what_each_limit_would_have_to_be() -> None:
+    choice = choose(WAYS, Limits(max_latency_ms=130, min_noise_level=0.5))
+    assert choice.row is None
+    assert choice.advice == (
+        "--max-latency-ms 130 would have to be 150.0: c = 0.4, 0.4.head, 40 steps on ort-cpu",
+        "--min-noise-level 0.5 would have to be 0.3300: c = 0.2, 0.2.head, 20 steps on ort-cpu",
+    )
+
+
+def test_where_two_limits_stand_in_the_way_the_nearest_way_is_named() -> None:
+    choice = choose(WAYS, Limits(max_latency_ms=50, min_noise_level=0.9, min_handover_kid=1.0))
+    assert choice.advice[0].startswith("no single limit is to blame; nearest is c = ")
+
+
+def test_a_disclosure_limit_goes_by_the_score_of_the_hand_over_tensors() -> None:
+    ways = [replace(row, handover_kid=kid) for row, kid in zip(WAYS, (0.03, 0.3, 0.29, 0.28, 0.31), strict=True)]
+    choice = choose(ways, Limits(min_handover_kid=0.305))
+    assert choice.row is not None
+    assert choice.row.cut_ratio == 1
+
+
+numbers = st.floats(1, 1000)
+ways_strategy = st.lists(
+    st.builds(
+        way, st.sampled_from([0.2, 0.4, 0.6]), numbers, st.floats(0, 1), st.none() | numbers, st.none() | numbers
+    ),
+    min_size=1,
+    max_size=8,
+)
+limits_strategy = st.builds(
+    Limits, st.none() | numbers, st.none() | numbers, st.none() | st.floats(0, 1), st.none() | numbers
+)
+
+
+def keeps(row: SplitRow, limits: Limits) -> bool:
+    pairs = (
+        (limits.max_latency_ms, row.total_ms, 1),
+        (limits.max_energy_j, row.total_j, 1),
+        (limits.min_noise_level, row.noise_level, -1),
+        (limits.min_handover_kid, row.handover_kid, -1),
+    )
+    return all(limit is None or (value is not None and sign * value <= sign * limit) for limit, value, sign in pairs)
+
+
+@given(ways_strategy, limits_strategy)
+def test_no_admissible_way_is_cheaper_than_the_choice(ways: list[SplitRow], limits: Limits) -> None:
+    admissible, choice = [row for row in ways if keeps(row, limits)], choose(ways, limits)
+    assert (choice.row is None) == (not admissible)
+    assert choice.admissible == len(admissible)
+    if choice.row is not None:
+        assert keeps(choice.row, limits)
+        assert all(getattr(choice.row, choice.by) <= getattr(row, choice.by) for row in admissible)
+    else:
+        assert choice.advice
