@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError, PlanMismatch
+from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint, require_trained_for
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
-from collafuse_runtimes.plan import SplitPlan, require_same_plan
+from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.samplers import Sampler, denoise
 
 
@@ -49,7 +49,7 @@ def make_handover(
     transitions = plan.server_transitions(steps)
     check_seed(seed)
     checkpoint = _server_checkpoint(plan, server) if transitions else None
-    predict = _predictor(checkpoint, device) if checkpoint is not None else None
+    predict = open_predictor(checkpoint, device)[0] if checkpoint is not None else None
     try:
         x_tc = np.empty((count, *plan.image_shape), dtype=np.float32)
     except (MemoryError, ValueError):
@@ -83,17 +83,25 @@ def _server_checkpoint(plan: SplitPlan, server: Path | None) -> Checkpoint:
     if server is None:
         raise InputError(f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps: name its checkpoint")
     checkpoint = read_checkpoint(server, "server")
-    require_same_plan(plan, "the plan", checkpoint.plan, str(server), except_cut=True)
-    if plan.cut < checkpoint.plan.cut:
-        raise PlanMismatch(
-            f"the plan's cut_ratio {plan.cut_ratio} asks for timesteps down to {plan.cut}, but {server} was trained "
-            f"for {checkpoint.plan.cut} and above; valid: cut_ratio >= {checkpoint.plan.cut_ratio}"
-        )
+    require_trained_for(checkpoint, plan, "the plan")
     return checkpoint
 
 
-def _predictor(checkpoint: Checkpoint, device: str | None) -> Callable[[Float32Array, int], Float32Array]:
-    """eps_theta as a function on numpy arrays; the tensor crosses to the device and back once a step."""
+def open_predictor(
+    checkpoint: Checkpoint, device: str | None
+) -> tuple[Callable[[Float32Array, int], Float32Array], str, int]:
+    """(eps_theta, torch device, number of weights) of a server.
+
+    eps_theta is a function on numpy arrays, (B, C, H, W) float32; they cross to the device and back once a step.
+
+    Args:
+        device: torch device; None takes a GPU where there is one.
+
+    Raises:
+        InputError: the device cannot be used.
+        EngineUnavailable: torch or diffusers is not installed.
+        ArtefactError: the weights do not fit; ``eps_theta``: they predict NaN or Inf.
+    """
     try:
         import torch
     except ImportError as error:
@@ -114,4 +122,4 @@ def _predictor(checkpoint: Checkpoint, device: str | None) -> Callable[[Float32A
             raise ArtefactError(f"{checkpoint.path} predicts NaN or Inf at timestep {t}; train again")
         return result
 
-    return predict
+    return predict, device, sum(weight.numel() for weight in network.parameters())

@@ -1,6 +1,7 @@
 """cuda.bindings.runtime without a GPU.
 
-Memory is numpy's, a stream runs when it is waited for, a graph is what was recorded. The names are CUDA's.
+Memory is numpy's, a stream runs when it is waited for, a graph is what was recorded, a clock goes on by what runs.
+The names are CUDA's.
 """
 # ruff: noqa: N802, N815
 
@@ -21,6 +22,7 @@ class Error(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorNotReady = 600
     cudaErrorStreamCaptureUnsupported = 900
 
 
@@ -49,7 +51,12 @@ class GraphExec(Graph):
 
 
 class Event(Handle):
-    pass
+    stamp_ms: float | None = None
+    """The GPU's clock when the stream came to where the event was recorded last."""
+
+
+COPY_MS = 1000.0
+"""More than any trajectory here, so that a copy within a timed stretch is seen."""
 
 
 class FakeCuda:
@@ -71,6 +78,8 @@ class FakeCuda:
         self.recording: list[Callable[[], None]] | None = None
         self.kernels = 0
         """Steps that were enqueued or recorded one by one."""
+        self.clock_ms, self.kernel_ms = 0.0, 1.0
+        """Of the GPU, and how long the next kernel takes: each a little longer than the one before it."""
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "FakeCuda":
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self)  # type: ignore[arg-type]
@@ -95,8 +104,13 @@ class FakeCuda:
     def names(self) -> list[str]:
         return [name for name, _ in self.calls]
 
-    def enqueue(self, operation: Callable[[], None]) -> None:
-        (self.queue if self.recording is None else self.recording).append(operation)
+    def enqueue(self, kernel: Callable[[], None]) -> None:
+        def run() -> None:
+            kernel()
+            self.clock_ms += self.kernel_ms
+            self.kernel_ms += 1 / 1024
+
+        (self.queue if self.recording is None else self.recording).append(run)
 
     def view(self, address: int, count: int) -> npt.NDArray[np.uint8]:
         for base, block in self.memory.items():
@@ -149,6 +163,7 @@ class FakeCuda:
                 self.view(target, count)[:] = np.frombuffer(ctypes.string_at(source, count), np.uint8)
             else:
                 ctypes.memmove(target, self.view(source, count).tobytes(), count)
+            self.clock_ms += COPY_MS
 
         self.queue.append(copy)
         return (Error.cudaSuccess,)
@@ -197,8 +212,15 @@ class FakeCuda:
     def _cudaEventDestroy(self, event: Handle) -> tuple[Error]:
         return self._drop(event)
 
-    def _cudaEventRecord(self, _: Event, __: Stream) -> tuple[Error]:
+    def _cudaEventRecord(self, event: Event, _: Stream) -> tuple[Error]:
+        def stamp() -> None:
+            event.stamp_ms = self.clock_ms
+
+        event.stamp_ms = None
+        self.queue.append(stamp)
         return (Error.cudaSuccess,)
 
-    def _cudaEventElapsedTime(self, start: Event, end: Event) -> float:
-        return float(end.number - start.number)
+    def _cudaEventElapsedTime(self, start: Event, end: Event) -> Any:
+        if start.stamp_ms is None or end.stamp_ms is None:
+            return (Error.cudaErrorNotReady, None)
+        return end.stamp_ms - start.stamp_ms

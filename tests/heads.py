@@ -118,9 +118,11 @@ def inputs(bundle: HeadBundle, batch: int, seed: int = 11) -> tuple[Float32Array
     return x_tc, labels
 
 
-def torch_trajectory(bundle: HeadBundle, steps: int, x_tc: Float32Array, labels: Any, seed: int) -> list[Float32Array]:
+def torch_trajectory(
+    bundle: HeadBundle, steps: int, x_tc: Float32Array, labels: Any, seed: int, source: Path | None = None
+) -> list[Float32Array]:
     """The checkpoint's network and samplers.denoise: no engine, no graph, no baked table."""
-    network = load_network(read_checkpoint(checkpoint_of(bundle)))
+    network = load_network(read_checkpoint(source or checkpoint_of(bundle)))
     shape, states = bundle.plan.image_shape, []
     denoise(
         x_tc,

@@ -12,32 +12,30 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import refusal, run_cli
+from device_trees import orin_nano, put
 from heads import copy_of, default_head, head
 
 from collafuse_runtimes import __version__, doctor, engines
-from collafuse_runtimes.doctor import PACKAGES, describe_doctor, examine
+from collafuse_runtimes.device_state import Clock
+from collafuse_runtimes.doctor import describe_doctor, examine
 from collafuse_runtimes.engines import ENGINES
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.engines.ort_engine import OrtCpuEngine
 from collafuse_runtimes.errors import CheckFailed, EngineUnavailable
 from collafuse_runtimes.machine import Machine, read_machine
+from collafuse_runtimes.versions import PACKAGES
 
 
 def rows(bundle: Any = None) -> dict[str, doctor.EngineRow]:
     return {row.engine: row for row in examine(bundle).engines}
 
 
-def put(root: Path, name: str, text: str = "") -> None:
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(text)
-
-
 def test_every_engine_but_the_fake_has_a_row() -> None:
     report = examine()
     assert [row.engine for row in report.engines] == [name for name in ENGINES if name != "fake"]
     assert report.passed and report.bundle is None
-    assert report.packages["collafuse-edge"] == __version__
-    assert report.packages["numpy"] == np.__version__
+    assert report.state.packages["collafuse-edge"] == __version__
+    assert report.state.packages["numpy"] == np.__version__
     assert "CPUExecutionProvider" in (report.providers or ())
     for row in report.engines:
         assert row.works == (row.reason is None), row
@@ -123,47 +121,39 @@ def test_exit_code_is_1_when_nothing_works_and_the_rows_are_still_printed(monkey
 
 
 def test_a_jetson_is_known_by_its_files(tmp_path: Path) -> None:
-    put(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
-    put(
-        tmp_path,
-        "etc/nv_tegra_release",
-        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64",
-    )
-    put(
-        tmp_path,
-        "proc/driver/nvidia/version",
-        "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build  (builder)\nGCC version: 11",
-    )
-    put(tmp_path, "dev/nvhost-gpu")
-    machine = examine(root=tmp_path).machine
-    board = "NVIDIA Jetson Orin Nano Developer Kit"
+    report = examine(root=orin_nano(tmp_path))
+    board = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
+    machine = report.state.machine
     assert (machine.board, machine.l4t, machine.driver) == (board, "R36.4.3", "540.4.0")
     assert machine.gpus == (f"integrated GPU of {board}",)
-    shown = describe_doctor(examine(root=tmp_path))
-    assert f"board     {board}; Jetson Linux R36.4.3" in shown
-    assert f"GPU       integrated GPU of {board}; NVIDIA driver 540.4.0" in shown
+    shown = " ".join(" ".join(describe_doctor(report)).split())
+    assert f"board {board}; Jetson Linux R36.4.3; JetPack 6.2; power mode MAXN_SUPER (2)" in shown
+    assert f"GPU integrated GPU of {board}; NVIDIA driver 540.4.0; 17000000.gpu nvhost_podgov 306 to 1020 MHz" in shown
 
 
 def test_discrete_gpus_are_named_and_what_is_missing_is_unknown(tmp_path: Path) -> None:
     empty = read_machine(tmp_path)
     assert empty == Machine(empty.system, empty.architecture, empty.python, None, None, None, None)
     lines = describe_doctor(examine(root=tmp_path))
-    assert "board     unknown; Jetson Linux unknown" in lines
-    assert "GPU       unknown, no NVIDIA driver shows one here; NVIDIA driver unknown" in lines
-    version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
-    put(tmp_path, "proc/driver/nvidia/version", version)
-    for bus, model in (("0000:01:00.0", "NVIDIA L4"), ("0000:02:00.0", "NVIDIA H100 80GB HBM3")):
-        put(tmp_path, f"proc/driver/nvidia/gpus/{bus}/information", f"Model: \t\t {model}\nIRQ:   \t\t 16\n")
+    (unknown,) = [number for number, line in enumerate(lines) if line.startswith("unknown ")]
+    assert "whether in a container, board, Jetson Linux, JetPack, power mode, CPU model, " in lines[unknown]
+    assert not any(line.startswith(("board ", "GPU ", "heat ")) for line in lines)
+    assert lines[unknown - 1].startswith("providers ")
+    version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024"
+    gpus = {"0000:01:00.0": "NVIDIA L4", "0000:02:00.0": "NVIDIA H100 80GB HBM3"}
+    files = {f"proc/driver/nvidia/gpus/{bus}/information": f"Model: \t\t {gpu}\nIRQ: 16" for bus, gpu in gpus.items()}
+    put(tmp_path, {"proc/driver/nvidia/version": version, **files})
     found = read_machine(tmp_path)
     assert (found.driver, found.gpus) == ("550.54.15", ("NVIDIA L4", "NVIDIA H100 80GB HBM3"))
 
 
-def test_the_table_is_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_readable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(ENGINES, "later", replace(ENGINES["torch"], needs=("no_such_library",), remedy="'x' " * 60))
-    lines = describe_doctor(examine(default_head()))
+    lines = describe_doctor(examine(default_head(), orin_nano(tmp_path)))
     assert all(len(line) <= doctor.TABLE_WIDTH or " " not in line.strip() for line in lines)
     starts = {line.split(maxsplit=1)[0] for line in lines if not line.startswith(" ")}
-    assert starts == {"machine", "board", "GPU", "packages", "providers", *ENGINES} - {"fake"}
+    facts = {"machine", "board", "CPU", "GPU", "heat", "throttle", "memory", "packages", "providers"}
+    assert starts - {"source", "unknown"} == {*facts, *ENGINES} - {"fake"}
     (good,) = [line for line in lines if line.startswith("ort-cpu ")]
     assert "cpu  works: fp32, the golden trajectories hold, max-abs " in good
 
@@ -208,7 +198,8 @@ def test_without_onnxruntime_nothing_works_and_it_says_so() -> None:
 
 
 def test_json_is_as_documented() -> None:
-    documented = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text()
+    docs = Path(__file__).parents[1] / "docs"
+    documented, of_state = (docs / "command_line.md").read_text(), (docs / "device_state.md").read_text()
 
     def keys(text: str) -> list[str]:
         return re.findall(r"`(\w+)`", text)
@@ -217,13 +208,18 @@ def test_json_is_as_documented() -> None:
     row = re.search(r"^\| `doctor` \| (.*) \|$", documented, re.MULTILINE)
     engine_keys = re.search(r"^`engines` is a list of (.*?)\. ", documented, re.MULTILINE | re.DOTALL)
     machine_keys = re.search(r"`machine` holds (.*?)\.$", documented, re.MULTILINE | re.DOTALL)
-    assert row and engine_keys and machine_keys
+    state_keys = re.findall(r"^\| `(\w+)` \| .* \|$", of_state, re.MULTILINE)
+    clock_keys = re.search(r"^A clock holds (.*?)\.$", of_state, re.MULTILINE | re.DOTALL)
+    assert row and engine_keys and machine_keys and clock_keys
     assert keys(row[1]) == list(found)
     assert [key for key in keys(engine_keys[1]) if key not in ("gpu", "cpu", "null")] == list(found["engines"][0])
     assert keys(machine_keys[1]) == list(found["machine"])
+    assert state_keys == list(found["state"])
+    assert keys(clock_keys[1]) == list(Clock.__dataclass_fields__)
+    assert (found["state"]["machine"], found["state"]["packages"]) == (found["machine"], found["packages"])
 
 
 def test_looks_up_the_packages_of_every_engine() -> None:
     needed = {module.replace(".", "-") for entry in ENGINES.values() for module in entry.needs}
     installed = {name for name in {*needed, *PACKAGES} if importlib.util.find_spec(name.replace("-", "_"))}
-    assert {"numpy", "onnxruntime", "torch", "diffusers"} <= installed & examine().packages.keys()
+    assert {"numpy", "onnxruntime", "torch", "diffusers"} <= installed & examine().state.packages.keys()

@@ -281,6 +281,16 @@ def test_unusable_inputs(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("engine_name", ["ort-cpu", "openvino", "fake"])
+def test_an_engine_that_runs_on_no_gpu_has_no_time_on_one(engine_name: str) -> None:
+    with open_engine(default_head(), engine_name) as engine:
+        engine.denoise(X)
+        with pytest.raises(InputError, match=rf"engine {engine_name} does not run on a GPU; take the time around"):
+            _ = engine.device_ms
+    with pytest.raises(InputError, match=f"engine {engine_name} is not open"):
+        _ = engine.device_ms
+
+
 def test_engine_that_is_not_open() -> None:
     engine = open_engine(default_head())
     with pytest.raises(InputError, match="engine ort-cpu is not open; use it inside"):

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from fake_cuda import COPY_MS, Error, FakeCuda
 from heads import conditional_head, default_head, head, inputs, rgb_head, workspace
 
 from collafuse_runtimes.bundle import HeadBundle
@@ -133,6 +134,65 @@ def test_buffers_keep_their_addresses_and_batch_sizes_their_sessions() -> None:
     assert addresses[2].keys() == {"sample 0", "sample 1", "step", "noise", "label"}
     everything = [*addresses[2].values(), *addresses[3].values()]
     assert len(set(everything)) == len(everything) == 10
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A fake GPU whose clock follows what the engine does: a kernel for a run, a copy for what is loaded and read."""
+    cuda = FakeCuda().install(monkeypatch)
+    run, load, read = ort_gpu_engine._Batch.run, ort_gpu_engine._Batch.load, ort_gpu_engine._Batch.read
+
+    def copied(method: Callable[..., Any]) -> Callable[..., Any]:
+        def copy(*arguments: Any) -> Any:
+            cuda.queue.append(lambda: setattr(cuda, "clock_ms", cuda.clock_ms + COPY_MS))
+            return method(*arguments)
+
+        return copy
+
+    def ran(*arguments: Any) -> None:
+        run(*arguments)
+        cuda.enqueue(lambda: None)
+
+    monkeypatch.setattr(ort_gpu_engine._Batch, "run", ran)
+    monkeypatch.setattr(ort_gpu_engine._Batch, "load", copied(load))
+    monkeypatch.setattr(ort_gpu_engine._Batch, "read", copied(read))
+    return cuda
+
+
+def test_the_gpus_time_is_that_of_the_last_step_or_trajectory_without_copies(timed: FakeCuda) -> None:
+    bundle = default_head()
+    x_tc, _ = inputs(bundle, 2)
+    with engine_for(bundle) as engine:
+        with pytest.raises(InputError, match="nothing was timed yet; call step, or denoise without on_step, first"):
+            _ = engine.device_ms
+        engine.denoise(x_tc)
+        assert "cudaStreamSynchronize" not in timed.names()  # running waits for nothing
+        assert engine.device_ms == pytest.approx(20 + 20 * 19 / 2 / 1024, abs=1e-9)
+        engine.step(x_tc, 3)
+        engine.denoise(x_tc, on_step=lambda *_: None)
+        assert engine.device_ms == pytest.approx(1 + 20 / 1024, abs=1e-9)
+    assert timed.handles == {}
+
+
+def test_the_session_runs_in_the_stream_that_is_timed(timed: FakeCuda, tmp_path: Path) -> None:
+    for engine_class in (OrtCudaEngine, OrtTensorrtEngine):
+        options = EngineOptions(cache=tmp_path) if engine_class is OrtTensorrtEngine else EngineOptions()
+        with engine_class(default_head(), options) as engine:
+            (stream,) = (handle for handle in timed.handles.values() if type(handle).__name__ == "Stream")
+            assert engine._provider_options(1)["user_compute_stream"] == str(int(stream))
+
+
+def test_without_cudas_events_the_engine_runs_and_its_time_is_unknown(timed: FakeCuda) -> None:
+    timed.failing["cudaEventCreate"] = Error.cudaErrorInsufficientDriver
+    bundle = default_head()
+    x_tc, _ = inputs(bundle, 1)
+    with engine_for(bundle) as engine, open_engine(bundle) as reference:
+        np.testing.assert_allclose(engine.denoise(x_tc), reference.denoise(x_tc), atol=1e-5)
+        with pytest.raises(EngineUnavailable, match=r"its time on the GPU is unknown: CUDA: cudaEventCreate: ") as e:
+            _ = engine.device_ms
+        assert "user_compute_stream" not in OrtCudaEngine._provider_options(engine, 1)
+    assert "\n" not in str(e.value)
+    assert timed.handles == {}
 
 
 def test_a_gpu_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

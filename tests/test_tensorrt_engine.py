@@ -113,11 +113,42 @@ def test_the_second_trajectory_is_one_graph_launch_and_nothing_is_enqueued(
         noisier = engine.denoise(x_tc, seed=2, labels=labels)
         relabelled = engine.denoise(x_tc, seed=1, labels=labels[::-1])
         assert trt.labels[-1] == labels[::-1].tolist()
-        assert engine.device_ms > 0  # type: ignore[attr-defined]
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, relabelled)
     assert np.abs(first - other).max() > 1e-2
     assert np.abs(first - noisier).max() > 1e-2
+
+
+def test_the_gpus_time_is_that_of_the_last_step_or_trajectory_without_copies(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = conditional_head()
+    tensorrt_for(bundle, cuda, monkeypatch)
+    x_tc, labels = inputs(bundle, 2)
+
+    def took(kernels: int) -> float:
+        """The fake's kernels: n of them from now on, each 1/1024 ms longer than the one before."""
+        return kernels * cuda.kernel_ms + kernels * (kernels - 1) / 2 / 1024
+
+    with open_engine(bundle, "tensorrt") as engine:
+        with pytest.raises(InputError, match="nothing was timed yet; call step, or denoise without on_step, first"):
+            _ = engine.device_ms
+        engine.denoise(x_tc, seed=1, labels=labels)
+        expected = took(20)
+        engine.denoise(x_tc, seed=1, labels=labels)
+        assert engine.device_ms == pytest.approx(expected, abs=1e-9)
+        engine.denoise(x_tc, seed=1, labels=labels, on_step=lambda *_: None)
+        assert engine.device_ms == pytest.approx(expected, abs=1e-9)
+        expected = took(1)
+        waits = cuda.names().count("cudaStreamSynchronize")
+        engine.step(x_tc, 2, np.ones_like(x_tc), labels)
+        assert cuda.names().count("cudaStreamSynchronize") == waits + 2  # for the input there, for the result back
+        assert engine.device_ms == pytest.approx(expected, abs=1e-9)
+        cuda.failing["cudaGraphLaunch"] = Error.cudaErrorMemoryAllocation
+        with pytest.raises(EngineUnavailable):
+            engine.denoise(x_tc, seed=1, labels=labels)
+        with pytest.raises(InputError, match="nothing was timed yet"):  # not the figure of an earlier trajectory
+            _ = engine.device_ms
 
 
 def test_two_tensors_take_turns_and_every_step_has_its_row_and_noise(

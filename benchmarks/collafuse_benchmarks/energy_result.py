@@ -1,7 +1,7 @@
 """What an energy measurement found: windows, trials, and per sensor the figures with their reasons."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -214,3 +214,17 @@ def raw_samples(clock: str, samples: Samples, vanished: float | None) -> RawSamp
 def window_dict(window: Window | None) -> dict[str, Any] | None:
     """JSON-ready, with its length."""
     return None if window is None else {**asdict(window), "seconds": window.seconds}
+
+
+def timeline_from_dict(energy: Mapping[str, Any]) -> Timeline:
+    """The windows of an ``EnergyResult.to_dict``."""
+
+    def window(stated: Mapping[str, float] | None) -> Window | None:
+        return None if stated is None else Window(**{f.name: stated[f.name] for f in fields(Window)})
+
+    trials = [(window(trial["window"]), trial["images"], trial["units"]) for trial in energy["trials"]]
+    return Timeline(
+        window(energy["idle_before"]),
+        tuple(Trial(span, images, units) for span, images, units in trials if span is not None),
+        window(energy["idle_after"]),
+    )

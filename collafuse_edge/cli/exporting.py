@@ -13,10 +13,13 @@ CalibrationOption = Annotated[
     Path | None, typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Keep a precision slower or farther off than allowed.")]
+CutOption = Annotated[
+    float | None, typer.Option(help="Serve a plan with a smaller cut than the head was trained for. Default: its own.")
+]
 EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
 
 
-EXPORT_ONLY = ("out", "steps", "sampler", "eta", "precision", "opset", "calibration", "force")
+EXPORT_ONLY = ("out", "cut_ratio", "steps", "sampler", "eta", "precision", "opset", "calibration", "force")
 ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
 
 
@@ -24,6 +27,7 @@ def export(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
     out: OptionalOutFolder = None,
+    cut_ratio: CutOption = None,
     steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
     sampler: SamplerOption = "ddim",
     eta: EtaOption = 0.0,
@@ -49,7 +53,7 @@ def export(
         raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
     else:
         _refuse(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
-        _export_head(source, out, steps, sampler, eta, precision, opset, calibration, force, as_json)
+        _export_head(source, out, cut_ratio, steps, sampler, eta, precision, opset, calibration, force, as_json)
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
@@ -63,6 +67,7 @@ def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
 def _export_head(
     checkpoint: Path,
     out: Path,
+    cut_ratio: float | None,
     steps: str | None,
     sampler: str,
     eta: float,
@@ -80,6 +85,7 @@ def _export_head(
     bundle, report = export_with_report(
         checkpoint,
         out,
+        cut_ratio=cut_ratio,
         step_counts=None if steps is None else comma_integers("steps", steps),
         sampler=Sampler(sampler, eta),
         precision=precision,

@@ -77,7 +77,7 @@ def train_server(
     run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
 
 
-def _known_dtype(dtype: str) -> str:
+def known_dtype(dtype: str) -> str:
     """Refused before the server's work, not after it."""
     from collafuse_runtimes.handover import DTYPES
 
@@ -96,7 +96,7 @@ def handoff(
     steps: Annotated[int | None, typer.Option(help="Server steps. Default: every step.")] = None,
     sampler: SamplerOption = "ddim",
     eta: EtaOption = 0.0,
-    dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=_known_dtype)] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     as_json: JsonOption = False,

@@ -26,6 +26,7 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, Task
 from collafuse_runtimes.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
+from collafuse_runtimes.versions import git_commit, versions
 
 if TYPE_CHECKING:
     import torch
@@ -317,8 +318,6 @@ def _any_process(accelerator: "Accelerator", flag: bool) -> bool:
 
 
 def _publish(run: TrainRun, state: TrainState, progress: Progress, accelerator: "Accelerator") -> None:
-    from collafuse_edge.versions import git_commit, versions
-
     training = {
         "settings": run.settings.to_dict(),
         "steps": progress.step,

@@ -25,7 +25,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 def check_calibration(precision: str, handover: Handover | None, bundle: HeadBundle) -> None:
-    """Require hand-over tensors of this plan where a precision is calibrated.
+    """Require hand-over tensors of the bundle's plan where a precision is calibrated.
 
     Raises:
         InputError: missing, too few, or given to fp32.
@@ -39,7 +39,7 @@ def check_calibration(precision: str, handover: Handover | None, bundle: HeadBun
     if handover is not None:
         if precision == "fp32":
             raise InputError("precision fp32 is calibrated on nothing; leave --calibration out, or choose another")
-        require_same_plan(bundle.plan, "the checkpoint", handover.plan, "the calibration file")
+        require_same_plan(bundle.plan, "the head", handover.plan, "the calibration file")
         split_handover(handover)
 
 

@@ -23,7 +23,7 @@ from collafuse_runtimes.bundle import (
     write_golden,
     write_manifest,
 )
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 from collafuse_runtimes.handover import Handover
@@ -45,6 +45,7 @@ def export_with_report(
     checkpoint_dir: Path,
     out: Path,
     *,
+    cut_ratio: float | None = None,
     step_counts: Sequence[int] | None = None,
     sampler: Sampler | None = None,
     precision: str = "fp32",
@@ -58,12 +59,14 @@ def export_with_report(
     Args:
         checkpoint_dir: written by ``train-client``; its moving-average weights are exported.
         out: the bundle folder; an older head bundle there is replaced in one step.
+        cut_ratio: of the plan to serve, at most the checkpoint's: the head was trained for all timesteps below its own
+            cut. None is the checkpoint's.
         step_counts: denoising steps to bake in, the first is the default; None is full stride.
         sampler: baked in; default DDIM, eta 0.
         precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
         opset: 20, or 17 for TensorRT 8 (JetPack 5).
-        calibration: hand-over tensors of this plan; int8 is fitted to some of them and judged on others, fp16 judged
-            on all (on the golden vectors where there are none).
+        calibration: hand-over tensors of the bundle's plan; int8 is fitted to some of them and judged on others, fp16
+            judged on all (on the golden vectors where there are none).
         force: whether to publish a precision that is slower than float32 or too far from it. The gate of the golden
             trajectories cannot be forced.
         on_progress: called with (what, done, in all) during the long parts.
@@ -76,7 +79,7 @@ def export_with_report(
         EngineUnavailable: a library of the [export] extra is not installed.
         ArtefactError: the checkpoint is damaged, or ``out`` cannot be written.
         ExportFailed: torch cannot turn this network into a graph.
-        PlanMismatch: the calibration tensors are of another plan.
+        PlanMismatch: the cut is larger than the head was trained for, or the calibration tensors are of another plan.
         CheckFailed: the graph differs from the network by more than its precision allows, or a lower precision is not
             worth it; nothing is written.
     """
@@ -88,6 +91,9 @@ def export_with_report(
     sampler = sampler or Sampler()
     checkpoint = read_checkpoint(checkpoint_dir, role="client")
     plan, num_classes = checkpoint.plan, checkpoint.network.num_classes
+    if cut_ratio is not None:
+        plan = plan.with_cut_ratio(cut_ratio)
+        require_trained_for(checkpoint, plan, "the export")
     row_ranges = make_row_ranges(plan, [plan.cut] if step_counts is None else step_counts)
     with new_directory(out) as aside, one_thread():
         network = load_network(checkpoint)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collafuse_runtimes.atomic import new_directory
-from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, PlanMismatch
+from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.sealed import Tensors, read_json, read_tensors, sha256_file, write_json, write_tensors
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Checkpoint:
     Attributes:
         path: the directory.
         role: "server" or "client".
-        plan: the split plan; a server's plan has the smallest cut it was trained for.
+        plan: the split plan; a server's has the smallest cut it was trained for, a client's the largest.
         network: what to build.
         training: steps, losses, versions (training.json without its seal).
         weights_sha256: of ema.safetensors.
@@ -114,6 +114,29 @@ def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
     if found != role if role is not None else found not in ROLES:
         raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
     return Checkpoint(path, found, plan, network, training, files["ema.safetensors"])
+
+
+def require_trained_for(checkpoint: Checkpoint, plan: SplitPlan, plan_name: str) -> None:
+    """Require that a network was trained for every timestep its side runs in a plan.
+
+    A server was trained for its own plan's cut and above, so it serves larger cuts too; a client for all below its own
+    plan's cut, so it serves smaller ones.
+
+    Raises:
+        PlanMismatch: the plans differ in more than the cut, or the cut asks for timesteps never trained for.
+    """
+    trained, asked = checkpoint.plan, f"{plan_name}'s cut_ratio {plan.cut_ratio} asks for timesteps"
+    require_same_plan(plan, plan_name, trained, str(checkpoint.path), except_cut=True)
+    if checkpoint.role == "server" and plan.cut < trained.cut:
+        raise PlanMismatch(
+            f"{asked} down to {plan.cut}, but {checkpoint.path} was trained for {trained.cut} and above; "
+            f"valid: cut_ratio >= {trained.cut_ratio}"
+        )
+    if checkpoint.role == "client" and plan.cut > trained.cut:
+        raise PlanMismatch(
+            f"{asked} up to {plan.cut - 1}, but {checkpoint.path} was trained for {trained.cut - 1} and below; "
+            f"valid: cut_ratio above 0, at most {trained.cut_ratio}"
+        )
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:

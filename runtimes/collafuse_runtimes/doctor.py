@@ -3,28 +3,15 @@
 import importlib.util
 import textwrap
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.device_state import DeviceState, describe_state, read_device_state
 from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engines, open_engine
 from collafuse_runtimes.errors import CheckFailed
-from collafuse_runtimes.machine import Machine, read_machine
 from collafuse_runtimes.verify import VerifyReport, verify_engine
 
-PACKAGES = (
-    "collafuse-edge",
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "safetensors",
-    "pillow",
-    "typer",
-    "onnx",
-    "tensorrt-rtx-cu13-bindings",
-)
-"""Looked up in any case; those of the engines come on top."""
 TABLE_WIDTH = 110
 NO_NETWORK = ("fake",)
 """Engines that run no head; nothing to diagnose."""
@@ -56,15 +43,13 @@ class DoctorReport:
     """Outcome of ``examine``.
 
     Attributes:
-        machine: what the machine says about itself.
-        packages: versions of those installed.
+        state: what the machine says about itself.
         providers: ONNX Runtime's, None where it cannot be imported.
         bundle: the folder of the bundle that was run.
         engines: one row each.
     """
 
-    machine: Machine
-    packages: dict[str, str]
+    state: DeviceState
     providers: tuple[str, ...] | None
     bundle: str | None
     engines: tuple[EngineRow, ...]
@@ -75,8 +60,16 @@ class DoctorReport:
         return any(row.works for row in self.engines)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**asdict(self), "passed": self.passed}
+        """JSON-ready; the state's machine and packages once more by themselves, where programs look for them."""
+        fields = asdict(self)
+        state = fields.pop("state")
+        return {
+            "machine": state["machine"],
+            "packages": state["packages"],
+            **fields,
+            "state": state,
+            "passed": self.passed,
+        }
 
     def require_passed(self) -> None:
         """Do nothing, or say that nothing works here.
@@ -93,12 +86,11 @@ def examine(bundle: HeadBundle | None = None, root: Path = Path("/")) -> DoctorR
     """Look at machine, packages and engines; with a bundle, run every engine that is there on its golden input.
 
     Args:
-        root: where the machine's /proc, /etc and /dev are.
+        root: where the machine's /proc, /sys, /etc and so on are.
     """
     reasons = {name: reason for name, reason in available_engines().items() if name not in NO_NETWORK}
     return DoctorReport(
-        machine=read_machine(root),
-        packages=_packages(),
+        state=read_device_state(root),
         providers=_providers(),
         bundle=None if bundle is None else str(bundle.path),
         engines=tuple(_row(name, reason, bundle) for name, reason in reasons.items()),
@@ -132,19 +124,6 @@ def _worst(report: VerifyReport) -> float | None:
     return max((value for value in found if value is not None), default=None)
 
 
-def _packages() -> dict[str, str]:
-    names = dict.fromkeys(PACKAGES)
-    modules = [module for entry in ENGINES.values() for either in entry.needs for module in either.split("|")]
-    names |= dict.fromkeys(module.replace(".", "-").replace("_", "-") for module in modules)
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _providers() -> tuple[str, ...] | None:
     if importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -157,17 +136,11 @@ def _providers() -> tuple[str, ...] | None:
 
 def describe_doctor(report: DoctorReport) -> list[str]:
     """A report in lines for people."""
-    machine = report.machine
-    gpus = ", ".join(machine.gpus or ("unknown, no NVIDIA driver shows one here",))
-    packages = ", ".join(f"{name} {number}" for name, number in report.packages.items())
-    facts = {
-        "machine": f"{machine.system} on {machine.architecture}, Python {machine.python}",
-        "board": f"{machine.board or 'unknown'}; Jetson Linux {machine.l4t or 'unknown'}",
-        "GPU": f"{gpus}; NVIDIA driver {machine.driver or 'unknown'}",
-        "packages": packages,
-        "providers": f"of ONNX Runtime: {', '.join(report.providers or ('unknown',))}",
-    }
-    lines = [line for name, text in facts.items() for line in _hanging(f"{name:10}", text)]
+    facts = describe_state(report.state)
+    unknown = {"unknown": facts.pop("unknown")} if "unknown" in facts else {}
+    providers = {"providers": f"of ONNX Runtime: {', '.join(report.providers or ('unknown',))}"}
+    named = (facts | providers | unknown).items()
+    lines = [line for name, text in named for line in _hanging(f"{name:10}", text)]
     wide = max(len(row.engine) for row in report.engines)
     for row in report.engines:
         lines += _hanging(f"{row.engine:{wide}}  {row.device}  ", _verdict(row, report.bundle))

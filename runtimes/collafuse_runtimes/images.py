@@ -31,7 +31,12 @@ def write_png(path: Path, image: Float32Array) -> None:
     Raises:
         ArtefactError: the file cannot be written.
     """
-    write_bytes(path, _encode(_to_pil(to_uint8(image[None])[0])))
+    write_bytes(path, encode_png(image))
+
+
+def encode_png(image: Float32Array) -> bytes:
+    """One (C, H, W) image in [-1, 1], C 1 or 3, as the bytes of a PNG file."""
+    return _encode(_to_pil(to_uint8(image[None])[0]))
 
 
 def write_contact_sheet(

@@ -31,20 +31,20 @@ class Machine:
 
 def read_machine(root: Path = Path("/")) -> Machine:
     """Read this machine; ``root`` is where its /proc, /etc and /dev are."""
-    board = _text(root / "proc/device-tree/model")
+    board = text_of(root / "proc/device-tree/model")
     return Machine(
         system=f"{platform.system()} {platform.release()}",
         architecture=platform.machine(),
         python=platform.python_version(),
         board=board,
-        l4t=_l4t(_text(root / "etc/nv_tegra_release")),
-        driver=_driver(_text(root / "proc/driver/nvidia/version")),
+        l4t=_l4t(text_of(root / "etc/nv_tegra_release")),
+        driver=_driver(text_of(root / "proc/driver/nvidia/version")),
         gpus=_discrete_gpus(root) or _integrated_gpu(root, board),
     )
 
 
-def _text(path: Path) -> str | None:
-    """Without the NUL that device trees end in; None for what cannot be read."""
+def text_of(path: Path) -> str | None:
+    """A file's text, without the NUL that device trees end in; None for what cannot be read or is empty."""
     try:
         return path.read_text(errors="replace").replace("\0", "").strip() or None
     except OSError:
@@ -63,7 +63,7 @@ def _driver(version: str | None) -> str | None:
 
 
 def _discrete_gpus(root: Path) -> tuple[str, ...] | None:
-    texts = [_text(path) or "" for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information"))]
+    texts = [text_of(path) or "" for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information"))]
     names = [re.search(r"^Model:\s*(.+)$", text, re.MULTILINE) for text in texts]
     return tuple(name[1].strip() for name in names if name) or None
 

@@ -17,7 +17,7 @@ __all__ = ["Found", "Sensor", "SensorInfo", "find_sensors"]
 
 @dataclass(frozen=True)
 class Found:
-    """The sensors of a machine.
+    """The sensors of a machine; a context manager that closes them.
 
     Attributes:
         sensors: those that can be read; their scopes may overlap, so they are never added up.
@@ -27,8 +27,10 @@ class Found:
     sensors: tuple[Sensor, ...]
     reasons: dict[str, str]
 
-    def close(self) -> None:
-        """Close every sensor."""
+    def __enter__(self) -> "Found":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for sensor in self.sensors:
             sensor.close()
 

@@ -152,6 +152,21 @@ class Engine(ABC):
         rows, checked = self.bundle.row_range(steps), self._labels(labels, len(x))
         return self._denoise(Trajectory(x, rows, checked, self._noise_source(seed, indices), on_step))
 
+    @property
+    def device_ms(self) -> float:
+        """Milliseconds the GPU took for the last ``step``, or the last ``denoise`` without ``on_step``, by CUDA events.
+
+        From where its first step begins in the GPU's stream to where its last one ends: copying the input there and
+        the result back is outside, whatever the engine does between two steps is inside. Reading it waits for the
+        GPU; running does not.
+
+        Raises:
+            InputError: the engine does not run on a GPU, is not open, or has run nothing yet.
+            EngineUnavailable: CUDA's events cannot be used here; the message says why.
+        """
+        self._require_entered()
+        return self._device_ms()
+
     @abstractmethod
     def _open(self) -> None:
         """Load what running needs."""
@@ -165,6 +180,9 @@ class Engine(ABC):
 
     @abstractmethod
     def _denoise(self, trajectory: Trajectory) -> Float32Array: ...
+
+    def _device_ms(self) -> float:
+        raise InputError(f"engine {self.name} does not run on a GPU; take the time around the call instead")
 
     def _require_entered(self) -> None:
         if not self._entered:

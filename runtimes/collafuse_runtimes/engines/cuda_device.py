@@ -129,6 +129,36 @@ class CudaDevice:
         return checked(self._rt, name, getattr(self._rt, name)(*arguments))
 
 
+class StreamTimer:
+    """How long a stretch of a device's stream took on the GPU's own clock; timing it waits for nothing."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._start, self._end = device.event(), device.event()
+        self._timed = False
+
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """Stamp the stream before and after what the block enqueues."""
+        self._timed = False
+        self._device.record(self._start)
+        yield
+        self._device.record(self._end)
+        self._timed = True
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds of the last stretch; waits for its end.
+
+        Raises:
+            InputError: there was none, or it failed.
+            EngineUnavailable: CUDA reports an error.
+        """
+        if not self._timed:
+            raise InputError("nothing was timed yet; call step, or denoise without on_step, first")
+        self._device.synchronise()
+        return self._device.elapsed_ms(self._start, self._end)
+
+
 def checked(cudart: Any, what: str, answer: tuple[Any, ...]) -> Any:
     """The result of a CUDA call: nothing, or the one value after the error code.
 

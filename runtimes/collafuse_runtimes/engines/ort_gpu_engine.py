@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
+from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
+from collafuse_runtimes.engines.cuda_device import CudaDevice, StreamTimer, open_device
 from collafuse_runtimes.engines.ort_session import new_session_options, open_session
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
@@ -42,26 +43,54 @@ class OrtGpuEngine(Engine):
     """Whether the two bindings of a batch size run as captured CUDA graphs."""
     config: ClassVar[Mapping[str, str]] = {"session.disable_cpu_ep_fallback": "1"}
 
-    def _open(self) -> None:
+    def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
+        super().__init__(bundle, options)
         self._batches: dict[int, _Batch] = {}
+        self._device: CudaDevice | None = None
+        self._timer: StreamTimer | None = None
+        self._untimed = ""
+        self._stack = ExitStack()
+
+    def _open(self) -> None:
+        """cuda-bindings gives the stream and its clock; these engines run without it too, untimed."""
+        try:
+            with ExitStack() as stack:
+                self._device = open_device(self.options.device or 0)
+                stack.callback(self._device.close)
+                self._timer = StreamTimer(self._device)
+                self._stack = stack.pop_all()
+        except EngineUnavailable as error:
+            self._device, self._untimed = None, str(error)
 
     def _close(self) -> None:
-        del self._batches
+        self._batches.clear()  # their sessions use the stream
+        self._device, self._timer = None, None
+        self._stack.close()
+
+    def _device_ms(self) -> float:
+        if self._timer is None:
+            raise EngineUnavailable(f"engine {self.name} runs, but its time on the GPU is unknown: {self._untimed}")
+        return self._timer.elapsed_ms()
+
+    def _timing(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._timer is None else self._timer.timing()
 
     def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
         batch = self._batch(len(x))
         batch.load(x, labels)
-        batch.run(0, row, z)
+        with self._timing():
+            batch.run(0, row, z)
         return batch.read(1)
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         batch, rows = self._batch(len(trajectory.x_tc)), trajectory.rows
         batch.load(trajectory.x_tc, trajectory.labels)
-        for k, (t, _) in enumerate(rows.transitions):
-            z = None if trajectory.noise is None else trajectory.noise(t)
-            batch.run(k % 2, rows.first_row + k, z)
-            if trajectory.on_step is not None:
-                trajectory.on_step(k, batch.read((k + 1) % 2))
+        with self._timing() if trajectory.on_step is None else nullcontext():
+            for k, (t, _) in enumerate(rows.transitions):
+                z = None if trajectory.noise is None else trajectory.noise(t)
+                batch.run(k % 2, rows.first_row + k, z)
+                if trajectory.on_step is not None:
+                    trajectory.on_step(k, batch.read((k + 1) % 2))
         return batch.read(rows.steps % 2)
 
     def _batch(self, size: int) -> "_Batch":
@@ -75,8 +104,9 @@ class OrtGpuEngine(Engine):
         return self._batches[size]
 
     def _provider_options(self, batch_size: int) -> dict[str, str]:
-        """What the provider is told for a session of this batch size."""
-        return {"device_id": str(self.options.device or 0)}
+        """What the provider is told for a session of this batch size; with a clock, to run in the stream it stamps."""
+        stream = {} if self._device is None else {"user_compute_stream": str(int(self._device.stream))}
+        return {"device_id": str(self.options.device or 0), **stream}
 
 
 class OrtCudaEngine(OrtGpuEngine):

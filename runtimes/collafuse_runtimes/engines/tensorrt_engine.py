@@ -13,7 +13,7 @@ import numpy as np
 
 from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
-from collafuse_runtimes.engines.cuda_device import CudaDevice, open_device
+from collafuse_runtimes.engines.cuda_device import CudaDevice, StreamTimer, open_device
 from collafuse_runtimes.engines.tensorrt_binding import dtype_name, is_rtx, label, load_binding, make_logger, require
 from collafuse_runtimes.engines.tensorrt_build import dynamic_shape
 from collafuse_runtimes.engines.tensorrt_prepare import engine_bytes, print_progress
@@ -59,24 +59,14 @@ class TensorrtEngine(Engine):
             stack.callback(self._drop_tensorrt)
             self._load()
             self._rows = _upload_rows(self._device, len(self.bundle.transitions))
-            self._start, self._end = self._device.event(), self._device.event()
-            self._timed = False
+            self._timer = StreamTimer(self._device)
             self._stack = stack.pop_all()
 
     def _close(self) -> None:
         self._stack.close()
 
-    @property
-    def device_ms(self) -> float:
-        """Milliseconds the GPU took for the last ``denoise`` without ``on_step``; copies are not counted.
-
-        Raises:
-            InputError: there was none since the engine was opened.
-        """
-        self._require_entered()
-        if not self._timed:
-            raise InputError("no trajectory was timed yet; call denoise without on_step first")
-        return self._device.elapsed_ms(self._start, self._end)
+    def _device_ms(self) -> float:
+        return self._timer.elapsed_ms()
 
     def _load(self) -> None:
         trt = self._trt = load_binding(self.name)
@@ -100,7 +90,8 @@ class TensorrtEngine(Engine):
         self._device.use()
         loop = self._loop(1, len(x))
         self._upload(loop, x, z, labels)
-        self._enqueue(loop, 0, row)
+        with self._timer.timing():
+            self._enqueue(loop, 0, row)
         return self._result(loop.y, x)
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
@@ -112,10 +103,8 @@ class TensorrtEngine(Engine):
             return self._denoise_watched(loop, trajectory)
         if loop.graph is None:
             self._capture(loop, rows)
-        self._device.record(self._start)
-        self._device.launch(loop.graph)
-        self._device.record(self._end)
-        self._timed = True
+        with self._timer.timing():
+            self._device.launch(loop.graph)
         return self._result(loop.x if rows.steps % 2 == 0 else loop.y, x)
 
     def _denoise_watched(self, loop: _Loop, trajectory: Trajectory) -> Float32Array:

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import require_same_plan
 from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise, step_table
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class TorchEngine(Engine):
 
         assert self.options.checkpoint is not None
         checkpoint = read_checkpoint(self.options.checkpoint, role="client")
-        require_same_plan(self.bundle.plan, str(self.bundle.path), checkpoint.plan, str(checkpoint.path))
+        require_trained_for(checkpoint, self.bundle.plan, str(self.bundle.path))
         if checkpoint.weights_sha256 != self.bundle.network.weights_sha256:
             raise ArtefactError(
                 f"{checkpoint.path} holds other weights than {self.bundle.path} was exported from; "

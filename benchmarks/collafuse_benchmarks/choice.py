@@ -1,0 +1,128 @@
+"""Which cut, head and step count to take, given limits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from collafuse_benchmarks.document import figure
+from collafuse_benchmarks.split_table import SplitRow
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a way must keep; None is no limit.
+
+    Attributes:
+        max_latency_ms: of the whole way; of its transfer only where a link was stated.
+        max_energy_j: gross joules an image, both sides.
+        min_noise_level: standard deviation of the noise in what is handed over, 0 to 1.
+        min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show.
+    """
+
+    max_latency_ms: float | None = None
+    max_energy_j: float | None = None
+    min_noise_level: float | None = None
+    min_handover_kid: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is limited."""
+        return all(getattr(self, field.name) is None for field in fields(self))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    option: str
+    value: Callable[[SplitRow], float | None]
+    is_upper: bool
+    what: str
+
+    def holds(self, row: SplitRow, limit: float) -> bool:
+        value = self.value(row)
+        return value is not None and (value <= limit if self.is_upper else value >= limit)
+
+    def excess(self, row: SplitRow, limit: float) -> float:
+        """How far beyond the limit, relative to it; infinite where it was not measured."""
+        value = self.value(row)
+        if value is None:
+            return float("inf")
+        return max(0.0, (value - limit if self.is_upper else limit - value) / (abs(limit) or 1.0))
+
+
+RULES = {
+    "max_latency_ms": _Rule("--max-latency-ms", lambda row: row.total_ms, True, "milliseconds"),
+    "max_energy_j": _Rule("--max-energy-j", lambda row: row.total_j, True, "joules"),
+    "min_noise_level": _Rule("--min-noise-level", lambda row: row.noise_level, False, "noise level"),
+    "min_handover_kid": _Rule(
+        "--min-handover-kid", lambda row: row.handover_kid, False, "KID of the hand-over tensors"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Outcome of ``choose``.
+
+    Attributes:
+        row: the cheapest admissible way; None where none is admissible.
+        by: what "cheapest" went by, "total_j" or "total_ms".
+        admissible: how many ways keep every limit.
+        advice: where none does: what would have to give, one line each.
+    """
+
+    row: SplitRow | None
+    by: str
+    admissible: int
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "row": None if self.row is None else self.row.to_dict()}
+
+
+def choose(rows: Sequence[SplitRow], limits: Limits) -> Choice:
+    """The way that keeps all limits and costs least: gross energy where all of them have it, else time.
+
+    Ways with a side that was not measured are left out.
+    """
+    whole = [row for row in rows if row.total_ms is not None]
+    kept = [row for row in whole if not _broken(row, limits)]
+    by = "total_j" if kept and all(row.total_j is not None for row in kept) else "total_ms"
+    if kept:
+        return Choice(min(kept, key=lambda row: (getattr(row, by), row.total_ms)), by, len(kept), ())
+    return Choice(None, by, 0, tuple(_advice(whole, limits)))
+
+
+def _broken(row: SplitRow, limits: Limits) -> list[str]:
+    """Names of the limits that a row does not keep."""
+    stated = {name: getattr(limits, name) for name in RULES}
+    return [name for name, limit in stated.items() if limit is not None and not RULES[name].holds(row, limit)]
+
+
+def _advice(rows: Sequence[SplitRow], limits: Limits) -> list[str]:
+    """For every limit that alone stands in the way, the least that it would have to be; else the nearest way."""
+    if not rows:
+        return ["no way was measured on both sides"]
+    lines = []
+    for name, rule in RULES.items():
+        limit = getattr(limits, name)
+        if limit is None:
+            continue
+        others = [row for row in rows if not _broken(row, replace(limits, **{name: None}))]
+        values = [(rule.value(row), row) for row in others if rule.value(row) is not None]
+        if values:
+            best = (min if rule.is_upper else max)(values, key=lambda pair: pair[0] or 0.0)
+            value, row = best
+            lines.append(f"{rule.option} {limit:g} would have to be {figure(value, 4)}: {row.title}")
+        elif others:
+            lines.append(f"{rule.option} cannot be judged: {rule.what} not measured ({others[0].energy_reason})")
+    if lines:
+        return lines
+    nearest = min(
+        rows, key=lambda row: sum(RULES[name].excess(row, getattr(limits, name)) for name in _broken(row, limits))
+    )
+    what = ", ".join(
+        f"{RULES[name].option} {getattr(limits, name):g} (it has {figure(RULES[name].value(nearest), 4)})"
+        for name in _broken(nearest, limits)
+    )
+    return [f"no single limit is to blame; nearest is {nearest.title}, which breaks {what}"]

@@ -1,0 +1,66 @@
+"""Peak memory of this process and what an engine takes of the GPU's."""
+
+import importlib
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, or why there is no figure.
+
+    Attributes:
+        batch: images at once.
+        process_peak: largest resident size of the whole process (Python and libraries included) since the batch began,
+            or, where the kernel does not let it be reset, since the process began.
+        since: "batch" or "process".
+        device: what the free memory of the GPU shrank by since before the engine was opened; other processes count.
+    """
+
+    batch: int
+    process_peak: int | None
+    process_reason: str | None
+    since: str
+    device: int | None
+    device_reason: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def reset_peak() -> bool:
+    """Forget this process's peak; whether the kernel allowed it."""
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes() -> tuple[int | None, str | None]:
+    """(peak resident size, None), or (None, why it is unknown)."""
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    except OSError as error:
+        return None, f"cannot read {STATUS}: {error.strerror}"
+    return (int(found[1]) * 1024, None) if found else (None, f"{STATUS} does not say VmHWM")
+
+
+def free_device_bytes(device: int) -> tuple[int | None, str | None]:
+    """(free memory of a CUDA device, None), or (None, why it is unknown)."""
+    try:
+        runtime: Any = importlib.import_module("cuda.bindings.runtime")
+    except ImportError:
+        return None, "cuda-bindings is not installed (pip install 'collafuse-edge[tensorrt]')"
+    (error,) = runtime.cudaSetDevice(device)
+    if error == runtime.cudaError_t.cudaSuccess:
+        error, free, _ = runtime.cudaMemGetInfo()
+        if error == runtime.cudaError_t.cudaSuccess:
+            return int(free), None
+    return None, f"CUDA answers {error!r}"

@@ -1,0 +1,245 @@
+"""The page of a split report."""
+
+from functools import partial
+from typing import Any
+
+from collafuse_benchmarks import plots
+from collafuse_benchmarks.document import NOT_MEASURED, Block, Document, Heading, Paragraph, Plot, Table, figure
+from collafuse_benchmarks.page_common import machine_section, opening
+
+WHAT = (
+    "A diffusion model makes an image from noise in T steps. Here the steps are split: a server does the first (1 - c) "
+    "T, hands over a tensor that is still noisy, and a small head on a device does the last c T. c = 0 leaves all to "
+    "the server, c = 1 all to the device. This report says what each cut costs, so that one can be chosen."
+)
+COLUMNS = (
+    "cut",
+    "server steps",
+    "device steps",
+    "head, precision, engine",
+    "noise handed over",
+    "server ms",
+    "transfer ms",
+    "device ms",
+    "total ms",
+    "device share of time",
+    "server J",
+    "device J",
+    "total J",
+    "KID of hand-over",
+    "KID of images",
+)
+NOTES = (
+    "Times are medians for one image, whole trajectories from tensor to tensor. Joules are gross (idle power included) "
+    "for one image. noise handed over: standard deviation of the noise in the tensor that crosses, sqrt(1 - "
+    "alpha_bar), beside an image in [-1, 1]; at c = 0 it is 0, and what crosses is the finished image. Noise hides "
+    "detail; it is no proof of privacy. KID: distance from real images by `evaluate`; of the hand-over tensors further "
+    "means that less shows, of the images closer is better."
+)
+
+
+def split_document(payload: dict[str, Any]) -> Document:
+    """From the payload of report.json; a part alone gives a page with gaps."""
+    plan = payload["plan"]
+    shape = "x".join(map(str, plan["image_shape"]))
+    what = f"{WHAT} Images {shape}, T = {plan['timesteps']}, {plan['schedule']} schedule."
+    blocks: list[Block] = [
+        *opening(payload, what),
+        Heading("Cuts"),
+        Table(COLUMNS, tuple(_row(row) for row in payload["rows"])),
+        Paragraph(NOTES),
+        Paragraph(_transfer(payload)),
+        *_gaps(payload),
+        *_choice(payload),
+        *_plots(payload["rows"]),
+        *_shares(payload["share_checks"]),
+        *_parts(payload["parts"]),
+    ]
+    return Document("Where to cut: server and device, measured", tuple(blocks))
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    server, edge, total = row["server"], row["edge"], row["total_ms"]
+    share = NOT_MEASURED if not total else f"{row['edge_ms'] / total:.0%}"
+    head = (
+        "none"
+        if edge is None
+        else f"{edge['network']['preset']} ({edge['name']}), {edge['precision']}, {edge['engine']}"
+    )
+    return (
+        f"c = {row['cut_ratio']:g}",
+        _steps(server, row["server_ms"]),
+        _steps(edge, row["edge_ms"]),
+        head,
+        f"{row['noise_level']:.3f}",
+        figure(row["server_ms"], 4),
+        "not counted" if row["transfer_ms"] is None else figure(row["transfer_ms"], 3),
+        figure(row["edge_ms"], 4),
+        figure(total, 4),
+        share,
+        figure(row["server_j"]),
+        figure(row["edge_j"]),
+        figure(row["total_j"]),
+        _score(row["handover_kid"]),
+        _score(row["image_kid"]),
+    )
+
+
+def _score(value: float | None) -> str:
+    return "not given" if value is None else f"{value:.4g}"
+
+
+def _steps(row: dict[str, Any] | None, ms: float | None) -> str:
+    if row is not None:
+        return str(row["steps"])
+    return "0" if ms == 0 else NOT_MEASURED
+
+
+def _transfer(payload: dict[str, Any]) -> str:
+    sizes = sorted({row["transfer_bytes"] for row in payload["rows"]} - {0})
+    size = f"A hand-over file with one {payload['handover_dtype']} tensor has {', '.join(map(str, sizes)) or 0} bytes. "
+    link = payload["link"]
+    if link is None:
+        return f"{size}No link was stated, so the totals are without its time; --link-mbps adds it."
+    return (
+        f"{size}The transfer is reckoned, not measured, for a link of {link['mbps']:g} Mbit/s and "
+        f"{link['latency_ms']:g} ms before the first byte; its energy is not counted."
+    )
+
+
+def _gaps(payload: dict[str, Any]) -> list[Block]:
+    reasons = {row["energy_reason"] for row in payload["rows"] if row["energy_reason"]}
+    scopes = {row["energy_scope"] for row in payload["rows"] if row["energy_scope"]}
+    texts = [f"Energy of {reason}." for reason in sorted(reasons)]
+    texts += [f"The sensors see, {scope}; what they do not see is in no figure." for scope in sorted(scopes)]
+    texts += [f"{row['title']}: {note}." for row in payload["rows"] for note in row["notes"]]
+    return [Paragraph(text) for text in texts]
+
+
+def _choice(payload: dict[str, Any]) -> list[Block]:
+    choice, limits = payload["choice"], payload["limits"]
+    if choice is None:
+        return []
+    stated = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in limits.items() if value is not None)
+    if choice["row"] is None:
+        return [
+            Heading("Choice"),
+            Paragraph(f"No measured way keeps {stated}. What would have to give:"),
+            *(Paragraph(f"- {line}") for line in choice["advice"]),
+        ]
+    row, by = choice["row"], {"total_j": "energy", "total_ms": "time, since energy was not measured everywhere"}
+    steps = (
+        "no head"
+        if row["edge"] is None
+        else f"{row['edge']['name']}, {row['edge']['steps']} steps, {row['edge']['engine']}"
+    )
+    cost = f"{figure(row['total_ms'], 4)} ms, {figure(row['total_j'], 3)} J"
+    return [
+        Heading("Choice"),
+        Paragraph(
+            f"With {stated}: c = {row['cut_ratio']:g}, {steps}: {cost}. {choice['admissible']} of "
+            f"{len(payload['rows'])} ways keep the limits; this one is the cheapest by {by[choice['by']]}."
+        ),
+    ]
+
+
+def _plots(rows: list[dict[str, Any]]) -> list[Block]:
+    whole = [row for row in rows if row["total_ms"] is not None]
+    if not whole:
+        return []
+    many = len({row["cut_ratio"] for row in whole}) < len(whole)
+    names = [f"{row['cut_ratio']:g}" + (f"\n{_short(row)}" if many else "") for row in whole]
+    times = {
+        "server": [row["server_ms"] for row in whole],
+        "transfer": [row["transfer_ms"] or 0.0 for row in whole],
+        "device": [row["edge_ms"] for row in whole],
+    }
+    blocks: list[Block] = [
+        Heading("Pictures"),
+        Plot("Time of one image by cut: what the server, the link and the device take.",
+             partial(plots.stacked, names, times, "milliseconds", "c, the device's share of the steps")),
+    ]  # fmt: skip
+    if all(row["total_j"] is not None for row in whole):
+        joules = {"server": [row["server_j"] for row in whole], "device": [row["edge_j"] for row in whole]}
+        axis = "c, the device's share of the steps"
+        blocks.append(Plot("Gross energy of one image by cut.", partial(plots.stacked, names, joules, "joules", axis)))
+    points = _front([(row["total_ms"], row["noise_level"], f"c = {row['cut_ratio']:g}") for row in whole])
+    blocks.append(
+        Plot(
+            "Pareto front of time against noise in what crosses: no way is both quicker and noisier than one on the "
+            "line (dots); crosses are ways that another one beats in both.",
+            partial(plots.front, points, "milliseconds for one image", "noise level handed over"),
+        )
+    )
+    return blocks
+
+
+def _short(row: dict[str, Any]) -> str:
+    edge = row["edge"]
+    return "" if edge is None else f"{edge['steps']} steps\n{edge['precision']}\n{edge['engine']}"
+
+
+def _front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str, bool]]:
+    """Marks those that no other point beats: less x and more y (one of both strictly)."""
+    return [
+        (x, y, name, not any((a <= x and b >= y) and (a < x or b > y) for a, b, _ in points)) for x, y, name in points
+    ]
+
+
+def _shares(checks: list[dict[str, Any]]) -> list[Block]:
+    if not checks:
+        return []
+    rows = tuple(
+        (
+            check["side"],
+            check["way"],
+            ", ".join(map(str, check["steps"])),
+            ", ".join(f"{ratio:.3f}" for ratio in check["ratio"]),
+            "within 10 %" if check["holds"] else "NOT within 10 %",
+        )
+        for check in checks
+    )
+    return [
+        Heading("Do times follow the step counts?"),
+        Table(
+            ("side", "network, precision, engine", "steps", "time per step, relative to the most steps", "verdict"),
+            rows,
+        ),
+        Paragraph(
+            "1 means that half the steps take half the time. Above 1 at few steps: the fixed cost of a call (copies, "
+            "binding) shows. Far from 1 both ways: the machine was not steady; see the 95 % intervals below."
+        ),
+    ]
+
+
+def _parts(parts: list[dict[str, Any]]) -> list[Block]:
+    blocks: list[Block] = []
+    for part in parts:
+        rows = tuple(_part_row(row) for row in part["rows"])
+        blocks += [
+            Heading(f"{part['side'].capitalize()} side on {part['machine']}"),
+            Paragraph(
+                f"Mode {part['mode']}, one image at a time, all ways in turns. Plan family {part['family'][:16]}."
+            ),
+            Table(
+                ("c", "what", "steps", "engine", "median ms", "95 % interval", "cv", "samples", "joules, gross"), rows
+            ),
+            *machine_section(part["state_before"], part["state_after"], part["changes"]),
+        ]
+    return blocks
+
+
+def _part_row(row: dict[str, Any]) -> tuple[str, ...]:
+    summary = row["summary"]
+    what = (f"{row['cut_ratio']:g}", row["name"], str(row["steps"]), row["engine"])
+    joules = "; ".join(
+        f"{s['info']['name']} ({s['info']['scope']}): {figure(s['gross']['mean'])} +- {figure(s['gross']['std'], 2)}"
+        for s in (row["energy"] or {}).get("energy") or ()
+    )
+    if summary is None:
+        return (*what, NOT_MEASURED, "", "", "0", joules or NOT_MEASURED)
+    low, high = summary["interval"] or (None, None)
+    interval = "too few samples" if low is None else f"{figure(low, 4)} to {figure(high, 4)}"
+    cv = NOT_MEASURED if summary["cv"] is None else f"{summary['cv']:.1%}"
+    unsteady = ", unsteady" if summary["is_steady"] is False else ""
+    return (*what, figure(summary["median"], 4), interval, cv + unsteady, str(summary["count"]), joules or NOT_MEASURED)

@@ -1,0 +1,50 @@
+"""Which page belongs to which report, and what a wall meter adds to one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from collafuse_benchmarks import energy_run, latency, split_report
+from collafuse_benchmarks.document import Document
+from collafuse_benchmarks.page_energy import energy_document
+from collafuse_benchmarks.page_latency import latency_document
+from collafuse_benchmarks.page_split import split_document
+from collafuse_runtimes.errors import ArtefactError, InputError
+
+PAGES: dict[str, Callable[[dict[str, Any]], Document]] = {
+    latency.KIND: latency_document,
+    energy_run.KIND: energy_document,
+    split_report.KIND: split_document,
+}
+
+
+def make_document_of(kind: str) -> Callable[[dict[str, Any]], Document]:
+    """The page of a kind of report.
+
+    Raises:
+        ArtefactError: this release knows no such kind.
+    """
+    if kind not in PAGES:
+        raise ArtefactError(f"report of kind {kind!r} is unknown; valid: {', '.join(PAGES)}")
+    return PAGES[kind]
+
+
+def with_wall_meter(payload: dict[str, Any], meter: Path) -> dict[str, Any]:
+    """An energy report with a wall meter's figures beside those of the other sensors.
+
+    Raises:
+        InputError: the report is of another kind.
+        ArtefactError: the file is no meter's, or does not cover the measurement.
+    """
+    from collafuse_benchmarks.energy import EnergyResult, EnergySettings, with_meter
+    from collafuse_benchmarks.energy_result import timeline_from_dict
+    from collafuse_benchmarks.sensors.meter import read_meter
+
+    if payload["kind"] != energy_run.KIND:
+        raise InputError(f"--meter adds to an energy report; this one is of kind {payload['kind']!r}")
+    energy = payload["energy"]
+    alone = EnergyResult(EnergySettings(**energy["settings"]), timeline_from_dict(energy), (), {}, energy["complete"])
+    added = with_meter(alone, read_meter(meter)).to_dict()["energy"]
+    name = added[0]["info"]["name"]
+    others = [sensor for sensor in energy["energy"] or () if sensor["info"]["name"] != name]
+    return {**payload, "energy": {**energy, "energy": [*others, *added], "reason": None}}

@@ -1,0 +1,79 @@
+"""The whole of a split: parts, the table joined from them, and the choice."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from collafuse_benchmarks.choice import Limits, choose
+from collafuse_benchmarks.report_folder import read_report
+from collafuse_benchmarks.scores import means
+from collafuse_benchmarks.split_parts import require_same_family
+from collafuse_benchmarks.split_table import Link, join, share_checks
+from collafuse_runtimes.errors import InputError
+
+KIND = "split"
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """What the table is made with.
+
+    Attributes:
+        link: between the sides; None leaves the transfer out of the totals.
+        dtype: of the hand-over file.
+        limits: that a way must keep.
+        image_scores, handover_scores: c -> score of `evaluate`.
+    """
+
+    link: Link | None = None
+    dtype: str = "float32"
+    limits: Limits = field(default_factory=Limits)
+    image_scores: dict[float, dict[str, Any]] = field(default_factory=dict)
+    handover_scores: dict[float, dict[str, Any]] = field(default_factory=dict)
+
+
+def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dict[str, Any]:
+    """What a split report holds, JSON-ready.
+
+    Args:
+        parts: ``Part.to_dict``.
+
+    Raises:
+        PlanMismatch: they are of plans that differ in more than the cut.
+    """
+    names = [f"part {i + 1} ({part['side']}, {part['machine']})" for i, part in enumerate(parts)]
+    plan = require_same_family(dict(zip(names, parts, strict=True)))
+    rows = join(plan, parts, options.link, options.dtype, means(options.handover_scores), means(options.image_scores))
+    choice = None if options.limits.is_empty else choose(rows, options.limits).to_dict()
+    return {
+        "complete": all(part["complete"] for part in parts),
+        "plan": plan.to_dict(),
+        "family": plan.fingerprint,
+        "link": None if options.link is None else asdict(options.link),
+        "handover_dtype": options.dtype,
+        "rows": [{"title": row.title, **row.to_dict()} for row in rows],
+        "share_checks": [asdict(check) for check in share_checks(parts)],
+        "limits": asdict(options.limits),
+        "choice": choice,
+        "scores": {
+            "image": {str(c): score for c, score in options.image_scores.items()},
+            "handover": {str(c): score for c, score in options.handover_scores.items()},
+        },
+        "parts": list(parts),
+    }
+
+
+def read_parts(paths: Sequence[Any]) -> list[dict[str, Any]]:
+    """The parts of split reports, in order.
+
+    Raises:
+        InputError: none is given, or one is given twice.
+        ArtefactError: a report is damaged or of another kind.
+    """
+    if not paths:
+        raise InputError("--merge needs split reports, for example: bench split --merge edge/ server/")
+    parts = [part for path in paths for part in read_report(path, KIND)["parts"]]
+    for i, part in enumerate(parts):
+        if part in parts[:i]:
+            raise InputError(f"the {part['side']} part of {part['machine']} is given twice; give each report once")
+    return parts

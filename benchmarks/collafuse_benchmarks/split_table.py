@@ -1,0 +1,247 @@
+"""Parts joined to a table: one row for every whole way from noise to image."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_cut
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.plan import SplitPlan
+
+SHARE_TOLERANCE = 0.1
+WIDEST, DISJOINT = ("wall", "board", "module"), ("gpu", "cpu package")
+"""Scopes of sensors."""
+NO_ENERGY = "energy was not measured"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Between server and device, as stated by the user.
+
+    Attributes:
+        mbps: 10^6 bits per second.
+        latency_ms: until the first byte arrives.
+    """
+
+    mbps: float
+    latency_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mbps) and self.mbps > 0):
+            raise InputError(f"link speed {self.mbps} Mbit/s out of range: valid are numbers above 0")
+        if not (math.isfinite(self.latency_ms) and self.latency_ms >= 0):
+            raise InputError(f"link latency {self.latency_ms} ms out of range: valid are 0 and more")
+
+    def transfer_ms(self, count: int) -> float:
+        """For ``count`` bytes; nothing for none."""
+        return self.latency_ms + count * 8 / (self.mbps * 1e3) if count else 0.0
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One way to make one image. Times are medians, joules are gross and per image; None is not measured.
+
+    Attributes:
+        cut_ratio, cut: c, and its timestep.
+        noise_level: standard deviation of the noise in what is handed over; 0 at c = 0, where that is the image itself.
+        server, edge: the measured rows (``Row.to_dict`` and ``machine``), None where that side has no step, or was not
+            measured.
+        server_ms, edge_ms: 0 where that side has no step.
+        transfer_bytes: of a hand-over file with one tensor.
+        transfer_ms: None where no link was stated; the total is without it then.
+        total_ms: None where a side was not measured.
+        server_j, edge_j, total_j: as the times; transfer is not counted.
+        energy_scope: what the sensors of both sides see, in words.
+        energy_reason: why ``total_j`` is None.
+        handover_kid, image_kid: from `evaluate`, where given: distance of the hand-over tensors and of the finished
+            images from real images.
+        notes: what a reader must know.
+    """
+
+    cut_ratio: float
+    cut: int
+    noise_level: float
+    server: dict[str, Any] | None
+    edge: dict[str, Any] | None
+    server_ms: float | None
+    transfer_bytes: int
+    transfer_ms: float | None
+    edge_ms: float | None
+    total_ms: float | None
+    server_j: float | None
+    edge_j: float | None
+    total_j: float | None
+    energy_scope: str | None
+    energy_reason: str | None
+    handover_kid: float | None
+    image_kid: float | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the raw samples stay with the parts."""
+        slim = {
+            side: None
+            if row is None
+            else {k: v for k, v in row.items() if k not in ("samples_ms", "energy", "cut_ratio", "note")}
+            for side, row in (("server", self.server), ("edge", self.edge))
+        }
+        return {**asdict(self), **slim}
+
+    @property
+    def title(self) -> str:
+        """For tables and messages."""
+        if self.cut == 0:
+            return "c = 0, all on the server"
+        where = f"c = {self.cut_ratio:g}"
+        if self.edge is None:
+            return where
+        return f"{where}, {self.edge['name']}, {self.edge['steps']} steps on {self.edge['engine']}"
+
+
+def join(
+    plan: SplitPlan,
+    parts: Sequence[Mapping[str, Any]],
+    link: Link | None,
+    dtype: str = "float32",
+    handover_kids: Mapping[float, float] | None = None,
+    image_kids: Mapping[float, float] | None = None,
+) -> tuple[SplitRow, ...]:
+    """Every server row of a cut with every edge row of it, by cut; a side that was not measured leaves a gap.
+
+    Args:
+        parts: ``Part.to_dict`` of one family of plans.
+    """
+    sides: dict[str, dict[float, list[dict[str, Any]]]] = {side: defaultdict(list) for side in ("server", "edge")}
+    for part in parts:
+        for row in part["rows"]:
+            sides[part["side"]][row["cut_ratio"]].append({**row, "machine": part["machine"]})
+    rows = []
+    for c in sorted(sides["server"].keys() | sides["edge"].keys()):
+        kids = ((handover_kids or {}).get(c), (image_kids or {}).get(c))
+        pairs = product(_or_gap(sides["server"].get(c)), _or_gap(sides["edge"].get(c)))
+        rows += [_join_row(with_cut(plan, c), server, edge, link, dtype, kids) for server, edge in pairs]
+    return tuple(rows)
+
+
+def _or_gap(rows: list[dict[str, Any]] | None) -> Sequence[dict[str, Any] | None]:
+    return rows or (None,)
+
+
+def _join_row(
+    plan: SplitPlan,
+    server: dict[str, Any] | None,
+    edge: dict[str, Any] | None,
+    link: Link | None,
+    dtype: str,
+    kids: tuple[float | None, float | None],
+) -> SplitRow:
+    size = handover_bytes(plan, dtype)
+    server_ms, server_j, server_scope = _cost(server, plan.t_c == 0)
+    edge_ms, edge_j, edge_scope = _cost(edge, plan.cut == 0)
+    transfer_ms = None if link is None else link.transfer_ms(size)
+    missing = [side for side, joules in (("server", server_j), ("edge", edge_j)) if joules is None]
+    scopes = [f"{side}: {scope}" for side, scope in (("server", server_scope), ("edge", edge_scope)) if scope]
+    return SplitRow(
+        cut_ratio=plan.cut_ratio,
+        cut=plan.cut,
+        noise_level=noise_level(plan),
+        server=server,
+        edge=edge,
+        server_ms=server_ms,
+        transfer_bytes=size,
+        transfer_ms=transfer_ms,
+        edge_ms=edge_ms,
+        total_ms=None if server_ms is None or edge_ms is None else server_ms + (transfer_ms or 0.0) + edge_ms,
+        server_j=server_j,
+        edge_j=edge_j,
+        total_j=None if server_j is None or edge_j is None else server_j + edge_j,
+        energy_scope="; ".join(scopes) or None,
+        energy_reason=None if not missing else f"{' and '.join(missing)}: {_why(server, edge, missing)}",
+        handover_kid=kids[0],
+        image_kid=kids[1],
+        notes=tuple(row["note"] for row in (server, edge) if row is not None and row["note"]),
+    )
+
+
+def _cost(row: dict[str, Any] | None, has_no_step: bool) -> tuple[float | None, float | None, str | None]:
+    """(ms, gross joules per image, what the sensor sees); zeros where that side truly does nothing."""
+    if has_no_step:
+        return 0.0, 0.0, None
+    if row is None:
+        return None, None, None
+    joules, scope = joules_per_image(row["energy"])
+    return (None if row["summary"] is None else row["summary"]["median"]), joules, scope
+
+
+def joules_per_image(energy: Mapping[str, Any] | None) -> tuple[float | None, str | None]:
+    """(gross J an image, what its sensor sees) of an ``EnergyResult.to_dict``: the widest figure there is.
+
+    A wall meter, else the board, else the module; else GPU and processor package, which do not overlap, added.
+    """
+    means = {} if energy is None else {s["info"]["scope"]: s["gross"]["mean"] for s in energy["energy"] or ()}
+    found = {scope: mean for scope, mean in means.items() if mean is not None}
+    for scope in WIDEST:
+        if scope in found:
+            return found[scope], scope
+    scopes = [scope for scope in DISJOINT if scope in found]
+    return (sum(found[scope] for scope in scopes), " + ".join(scopes)) if scopes else (None, None)
+
+
+def _energy_reason(energy: Mapping[str, Any] | None) -> str:
+    if energy is None:
+        return NO_ENERGY
+    reasons = [f"{s['info']['name']}: {s['gross']['reason']}" for s in energy["energy"] or ()]
+    return energy["reason"] or "; ".join(reasons)
+
+
+def _why(server: dict[str, Any] | None, edge: dict[str, Any] | None, missing: Sequence[str]) -> str:
+    rows = {"server": server, "edge": edge}
+    reasons = []
+    for side in missing:
+        row = rows[side]
+        reasons.append("not measured" if row is None else _energy_reason(row["energy"]))
+    return "; ".join(dict.fromkeys(reasons))
+
+
+@dataclass(frozen=True)
+class ShareCheck:
+    """Do the times of one side follow its step counts?
+
+    Attributes:
+        side, machine, way: whose.
+        steps, ratio: step counts, and for each the time relative to the most steps, over the steps' own ratio:
+            1 where time follows the steps.
+        holds: whether all are within 10 % of 1.
+    """
+
+    side: str
+    machine: str
+    way: str
+    steps: tuple[int, ...]
+    ratio: tuple[float, ...]
+    holds: bool
+
+
+def share_checks(parts: Sequence[Mapping[str, Any]]) -> tuple[ShareCheck, ...]:
+    """One check for every network, precision and engine that was measured at two step counts and more."""
+    groups: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
+    for part in parts:
+        for row in part["rows"]:
+            if row["summary"] is None:
+                continue
+            way = (
+                f"{row['network']['preset']} {row['network']['weights_sha256'][:8]} {row['precision']} {row['engine']}"
+            )
+            groups[part["side"], part["machine"], way][row["steps"]] = row["summary"]["median"]
+    checks = []
+    for (side, machine, way), times in groups.items():
+        if len(times) > 1:
+            steps = sorted(times)
+            per_step = times[steps[-1]] / steps[-1]
+            ratio = tuple(times[count] / count / per_step for count in steps)
+            holds = all(abs(value - 1) <= SHARE_TOLERANCE for value in ratio)
+            checks.append(ShareCheck(side, machine, way, tuple(steps), ratio, holds))
+    return tuple(checks)

@@ -1,0 +1,291 @@
+"""Commands that measure: bench latency, energy, split, report."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from collafuse_edge.cli.edge import (
+    BundleArgument,
+    CacheOption,
+    CheckpointOption,
+    DeviceOption,
+    EngineOption,
+    SpinningOption,
+    ThreadsOption,
+    TrustOption,
+)
+from collafuse_edge.cli.output import JsonOption, emit, line_printer
+
+if TYPE_CHECKING:
+    from collafuse_benchmarks.document import Document
+    from collafuse_benchmarks.report_folder import ReportFolder
+
+app = typer.Typer(name="bench", rich_markup_mode=None, help="Measure latency, energy, and where to cut.")
+
+HandoverArgument = Annotated[
+    Path, typer.Argument(help="Hand-over file written by `handoff`; its tensors are run.", metavar="X.tc.safetensors")
+]
+ModeOption = Annotated[str, typer.Option(help="quick (10 s a row) or report (60 s a row).")]
+StepsOption = Annotated[int | None, typer.Option(help="A baked step count. Default: the bundle's first.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="New folder for report.json (every sample), report.md and report.html.")
+]
+GpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads.")]
+MakeDocument = Callable[[dict[str, Any]], "Document"]
+
+
+@app.command()
+def latency(
+    bundle: BundleArgument,
+    handover: HandoverArgument,
+    engine: EngineOption = "ort-cpu",
+    mode: ModeOption = "quick",
+    batch: Annotated[str, typer.Option(help="Images at once, e.g. 1,4,8; each is measured.")] = "1",
+    steps: StepsOption = None,
+    threads: ThreadsOption = None,
+    spinning: SpinningOption = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    cache: CacheOption = None,
+    trust_bundle: TrustOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a head on this machine: one step, the head call, and from hand-over file to image.
+
+    Also a fresh process, loading, peak memory, and whether the output is right.
+    """
+    from collafuse_benchmarks.latency import KIND, measure_latency
+    from collafuse_benchmarks.page_latency import latency_document
+    from collafuse_benchmarks.timing import mode_named
+    from collafuse_edge.cli.parsing import comma_integers
+    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.engines import EngineOptions
+    from collafuse_runtimes.handover import read_handover
+
+    head, tensors = read_bundle(bundle), read_handover(handover)
+    with _report(out, KIND, latency_document, as_json) as folder:
+        measure_latency(
+            head,
+            handover,
+            tensors,
+            mode_named(mode),
+            engine_name=engine,
+            options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
+            steps=steps,
+            batches=comma_integers("batch", batch),
+            on_report=lambda report: folder.save(report.to_dict()),
+            on_stage=lambda what: print(f"measuring {what}", file=sys.stderr, flush=True),
+        )
+
+
+@app.command()
+def energy(
+    bundle: BundleArgument,
+    handover: HandoverArgument,
+    engine: EngineOption = "ort-cpu",
+    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    steps: StepsOption = None,
+    trials: Annotated[int, typer.Option(help="Windows of work.")] = 5,
+    window_s: Annotated[float, typer.Option(help="Seconds of each window, 10 and more.")] = 10.0,
+    idle_s: Annotated[float, typer.Option(help="Seconds of doing nothing, before and after.")] = 30.0,
+    gpu: GpuOption = 0,
+    threads: ThreadsOption = None,
+    spinning: SpinningOption = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    cache: CacheOption = None,
+    trust_bundle: TrustOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the energy of an image on this machine, gross and net of idle, by every sensor that it has.
+
+    Without a sensor the energy is null, with the reason; the times are measured all the same. Readings of a wall meter
+    are added afterwards: `bench report --meter`.
+    """
+    from collafuse_benchmarks.energy import EnergySettings
+    from collafuse_benchmarks.energy_run import KIND, measure_head_energy
+    from collafuse_benchmarks.page_energy import energy_document
+    from collafuse_benchmarks.sensors import find_sensors
+    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.engines import EngineOptions
+    from collafuse_runtimes.handover import read_handover
+
+    head, tensors = read_bundle(bundle), read_handover(handover)
+    settings = EnergySettings(idle_s=idle_s, window_s=window_s, trials=trials)
+    with _report(out, KIND, energy_document, as_json) as folder, find_sensors(gpu=gpu) as found:
+        measure_head_energy(
+            head,
+            tensors,
+            found,
+            settings,
+            engine_name=engine,
+            options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
+            steps=steps,
+            batch=batch,
+            on_report=folder.save,
+            on_progress=_phase_printer(),
+        )
+
+
+@app.command()
+def split(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Head bundles, one or more for each cut; with --merge split reports.", metavar="[NAME.head ...]"
+        ),
+    ] = None,
+    server: Annotated[Path | None, typer.Option(help="Folder written by train-server: measure its side here.")] = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(help="Cut ratios of the server's side, e.g. 0,0.2,1. Default: 0 and those of the heads."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What runs the heads, e.g. ort-cpu,openvino; each is measured.")
+    ] = "ort-cpu",
+    server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: every step.")] = None,
+    server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    mode: ModeOption = "quick",
+    gpu: GpuOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    cache: CacheOption = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join reports of both sides, measured on any machines.")
+    ] = False,
+    link_mbps: Annotated[float | None, typer.Option(help="Speed of the link, 10^6 bits a second.")] = None,
+    link_latency_ms: Annotated[float, typer.Option(help="Milliseconds before the first byte.")] = 0.0,
+    dtype: Annotated[str, typer.Option(help="float32 or float16: of the hand-over file.")] = "float32",
+    image_kid: Annotated[
+        list[str] | None, typer.Option(help="Score of finished images, e.g. 0.2=score.json (`evaluate --json`).")
+    ] = None,
+    handover_kid: Annotated[list[str] | None, typer.Option(help="Score of hand-over tensors, in the same way.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Choose: the most one image may take.")] = None,
+    max_energy_j: Annotated[
+        float | None, typer.Option(help="Choose: the most joules of one image, both sides.")
+    ] = None,
+    min_noise_level: Annotated[
+        float | None, typer.Option(help="Choose: least noise in what is handed over, 0 to 1.")
+    ] = None,
+    min_handover_kid: Annotated[
+        float | None, typer.Option(help="Choose: least distance of the hand-over tensors from real images.")
+    ] = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what every cut costs server, link and device, and choose one.
+
+    Each baked step count of each bundle is measured, one image at a time, all ways in turns. Either side alone gives a
+    part; parts are joined with --merge.
+    """
+    from collafuse_benchmarks.choice import Limits
+    from collafuse_benchmarks.page_split import split_document
+    from collafuse_benchmarks.scores import read_scores
+    from collafuse_benchmarks.split_report import KIND, SplitOptions, split_payload
+    from collafuse_benchmarks.split_table import Link
+    from collafuse_edge.cli.server import known_dtype
+
+    options = SplitOptions(
+        link=None if link_mbps is None else Link(link_mbps, link_latency_ms),
+        dtype=known_dtype(dtype),
+        limits=Limits(max_latency_ms, max_energy_j, min_noise_level, min_handover_kid),
+        image_scores=read_scores("image-kid", image_kid or []),
+        handover_scores=read_scores("handover-kid", handover_kid or []),
+    )
+    with _report(out, KIND, split_document, as_json) as folder:
+        if merge:
+            from collafuse_benchmarks.split_report import read_parts
+
+            folder.save(split_payload(read_parts(sources or []), options))
+            return
+        from collafuse_edge.split_sweep import SweepOptions, sweep
+        from collafuse_runtimes.engines import EngineOptions
+
+        sweep(
+            sources or [],
+            server,
+            SweepOptions(
+                engines=tuple(engine.split(",")),
+                engine_options=EngineOptions(threads=threads, device=device, cache=cache),
+                cuts=cuts,
+                server_steps=server_steps,
+                server_device=server_device,
+                mode=mode,
+                gpu=gpu,
+            ),
+            on_parts=lambda parts: folder.save(split_payload([part.to_dict() for part in parts], options)),
+            on_turn=_turn_printer(),
+            on_phase=_phase_printer(),
+        )
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="Folder of a report, or its report.json.", metavar="REPORT")],
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    meter: Annotated[
+        Path | None, typer.Option(help="CSV of a wall meter, columns time and watts, to add to an energy report.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the pages of a report anew, on any machine; with --meter, with the energy that a wall meter saw."""
+    from collafuse_benchmarks.pages import make_document_of, with_wall_meter
+    from collafuse_benchmarks.report_folder import read_report
+
+    payload = read_report(source)
+    if meter is not None:
+        payload = with_wall_meter(payload, meter)
+    with _report(out, payload["kind"], make_document_of(payload["kind"]), as_json) as folder:
+        folder.save(payload)
+
+
+@contextmanager
+def _report(out: Path | None, kind: str, make_document: MakeDocument, as_json: bool) -> "Iterator[ReportFolder]":
+    """The report's folder, printed when the block ends well. SIGTERM ends the block as Ctrl-C does."""
+    from collafuse_benchmarks.document import to_markdown
+    from collafuse_benchmarks.report_folder import ReportFolder
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ReportFolder(out, kind, make_document) as folder:
+            yield folder
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert folder.payload is not None
+    lines = [] if as_json else [to_markdown(make_document(folder.payload)).rstrip("\n")]
+    if out is not None:
+        lines.append(f"wrote     {out}")
+    if folder.note is not None:
+        lines.append(f"note      {folder.note}")
+    emit(folder.payload, as_json, *lines)
+
+
+def _phase_printer() -> Callable[[str, float], None]:
+    """A line for every phase that begins."""
+    last = ""
+
+    def show(phase: str, _: float) -> None:
+        nonlocal last
+        if phase != last:
+            last = phase
+            print(f"measuring {phase}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _turn_printer() -> Callable[[int, int], None]:
+    shows: list[Callable[[int, str], None]] = []
+
+    def show(done: int, total: int) -> None:
+        if not shows:
+            shows.append(line_printer("bench split", total))
+        shows[0](done, "turns")
+
+    return show
