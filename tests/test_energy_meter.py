@@ -130,7 +130,7 @@ def run(clock: VirtualClock, *, window_s: float = 100.0) -> EnergyResult:
         clock.sleep(1.0)
         return 4
 
-    return measure_energy(work, [], EnergySettings(window_s=window_s, idle_s=100.0, max_window_s=100.0), clock=clock)
+    return measure_energy(work, [], EnergySettings(window_s=window_s, idle_s=100.0, prolong_s=0.0), clock=clock)
 
 
 def metered(

@@ -20,16 +20,15 @@ import ctypes, json, sys
 from pathlib import Path
 from collafuse_benchmarks.sensors import find_sensors
 gpu, count = int(sys.argv[1]), int(sys.argv[2])
-found = find_sensors(Path(sys.argv[3]), gpu=gpu)
-out = {"reason": found.reasons.get("nvml"), "readings": []}
-for sensor in found.sensors:
-    out["info"] = vars(sensor.info)
-    for _ in range(count):
-        try:
-            out["readings"].append(sensor.read())
-        except Exception as error:
-            out["readings"].append(f"{type(error).__name__}: {error}")
-found.close()
+with find_sensors(Path(sys.argv[3]), gpu=gpu) as found:
+    out = {"reason": found.reasons.get("nvml"), "readings": []}
+    for sensor in found.sensors:
+        out["info"] = vars(sensor.info)
+        for _ in range(count):
+            try:
+                out["readings"].append(sensor.read())
+            except Exception as error:
+                out["readings"].append(f"{type(error).__name__}: {error}")
 if sys.argv[4:]:
     out["started"] = ctypes.CDLL("libnvidia-ml.so.1").fake_started()
 print(json.dumps(out))
