@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from collafuse_benchmarks.sensors import find_sensors
 from collafuse_benchmarks.sensors.base import Sensor
+from collafuse_benchmarks.sensors.hwmon import find_rails
 from collafuse_runtimes.errors import SensorLost
 
 
@@ -82,6 +83,16 @@ def test_power_is_signed_volts_times_amperes(
     sysfs.put(folder / "in1_input", millivolts)
     sysfs.put(folder / "curr1_input", milliamperes)
     assert sensor.read() == pytest.approx(millivolts * milliamperes / 1e6)
+
+
+def test_shunt_voltages_and_sums_are_no_rails(tmp_path: Path) -> None:
+    sysfs.agx_thor(tmp_path)
+    assert [(rail.label, rail.channel) for rail in find_rails(tmp_path)] == [
+        ("VDD_GPU", 1),
+        ("VDD_CPU_SOC_MSS", 2),
+        ("VIN_SYS_5V0", 3),
+        ("VIN", 1),
+    ]
 
 
 def test_an_idle_rail_below_zero_lowers_the_sum(tmp_path: Path) -> None:

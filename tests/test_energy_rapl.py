@@ -20,6 +20,7 @@ ZONES = {
     "intel-rapl:0": ("package-0", 1_000_000, MOST),
     "intel-rapl:0:0": ("core", 900_000, MOST),
     "intel-rapl:0:1": ("dram", 500_000, 65_532_610_987),
+    "intel-rapl:0:2": ("package-0-part", 400_000, MOST),
     "intel-rapl:1": ("package-1", 5_000_000, MOST),
     "intel-rapl:2": ("psys", 7_000_000, MOST),
     "intel-rapl-mmio:0": ("package-0", 1_000_000, MOST),

@@ -4,14 +4,14 @@ import threading
 
 
 class VirtualClock:
-    """Stands in for ``SystemClock``; a thread belongs to it from its first call on."""
+    """Stands in for ``SystemClock``; to it belong the thread that made it and every other from its first call on."""
 
     def __init__(self, wall_offset: float = 1.7e9) -> None:
         self.wall_offset = wall_offset
         """Unix time less monotonic time; change it to set the clock."""
         self._now = 1000.0
         self._changed = threading.Condition()
-        self._known: set[threading.Thread] = set()
+        self._known = {threading.current_thread()}
         self._waiting: dict[threading.Thread, float] = {}
 
     def monotonic(self) -> float:

@@ -42,7 +42,7 @@ class EnergySettings:
         idle_s: s, at least, of each idle window, before and after the trials; 1 and more.
         window_s: s, at least, of each trial; 10 and more.
         min_updates: new values of every sensor that a window is prolonged for; 2 and more.
-        max_window_s: s, where prolonging ends (the unit of work in hand is finished); at least idle_s and window_s.
+        prolong_s: s, at most, that a window is prolonged; the unit of work in hand is finished; 0 and more.
         trials: 1 and more.
         warmup: units of work before anything is measured; 0 and more.
     """
@@ -50,14 +50,13 @@ class EnergySettings:
     idle_s: float = 30.0
     window_s: float = 10.0
     min_updates: int = 100
-    max_window_s: float = 60.0
+    prolong_s: float = 50.0
     trials: int = 5
     warmup: int = 1
 
     def __post_init__(self) -> None:
-        longest = max(self.idle_s, self.window_s)
-        limits = (("idle_s", 1), ("window_s", 10), ("min_updates", 2), ("max_window_s", longest), ("trials", 1))
-        for name, least in (*limits, ("warmup", 0)):
+        limits = {"idle_s": 1, "window_s": 10, "min_updates": 2, "prolong_s": 0, "trials": 1, "warmup": 0}
+        for name, least in limits.items():
             value = getattr(self, name)
             if not least <= value < float("inf"):
                 raise InputError(f"{name} {value} out of range: valid are {least} and more")
@@ -197,7 +196,7 @@ class _Run:
         return int(images)
 
     def _window(self, phase: str, seconds: float, step: Callable[[], None]) -> Window:
-        """Repeat ``step`` until the time is over and every sensor has moved often enough, or for the longest time."""
+        """Repeat ``step`` until the time is over and every sensor has moved often enough, at most prolong_s."""
         begin, begin_unix = self._clock.monotonic(), self._clock.wall()
         passed = look = 0.0
         while not (passed >= look and self._is_enough(begin, passed, seconds)):
@@ -216,7 +215,7 @@ class _Run:
         counts = {name: self.log.updates(name, begin) for name in self._awaited if self.log.vanished(name) is None}
         if min(counts.values(), default=self.settings.min_updates) >= self.settings.min_updates:
             return True
-        if passed < self.settings.max_window_s:
+        if passed < seconds + self.settings.prolong_s:
             return False
         self._awaited = [name for name, count in counts.items() if count]  # what never moves is not waited for again
         return True

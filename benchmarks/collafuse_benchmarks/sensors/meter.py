@@ -37,8 +37,9 @@ class MeterLog:
     @property
     def info(self) -> SensorInfo:
         """As of any other sensor."""
-        gaps = f"{len(self.gaps)} gaps" if self.gaps else "no gaps"
-        detail = f"{self.path.name}: {len(self.samples.times)} readings, one in {self.interval_s:.3g} s, {gaps}"
+        readings = f"{len(self.samples.times)} readings, one in {self.interval_s:.3g} s"
+        longest = f"{len(self.gaps)} pauses of more than {MAX_HOLE_INTERVALS * self.interval_s:.3g} s"
+        detail = f"{self.path.name}: {readings}; {longest}"
         return SensorInfo(NAME, "power", "wall", detail, self.interval_s)
 
     def energy(self, begin: float, end: float, *, min_updates: int = 2) -> EnergyFigure:
