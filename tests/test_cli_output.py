@@ -14,6 +14,8 @@ import typer
 from command_line import done
 from small_product import HANDOVERS, IMAGES, copy_product, product, run_whole, words
 
+from collafuse_benchmarks import timing
+from collafuse_benchmarks.timing import Mode
 from collafuse_edge.cli.app import app
 from collafuse_runtimes import __version__
 from collafuse_runtimes.handover import read_handover
@@ -21,11 +23,16 @@ from collafuse_runtimes.plan_file import read_plan
 from collafuse_runtimes.sealed import sha256_file
 
 DOCUMENTED = Path(__file__).parents[1] / "docs" / "command_line.md"
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TOP: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = {
+    " ".join((name, *inner)): command
+    for name, group in TOP.items()
+    for inner, command in ([((), group)] if name != "bench" else [((n,), c) for n, c in group.commands.items()])
+}
 
 
 def documented_keys() -> dict[str, list[str]]:
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", DOCUMENTED.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z]+(?:-[a-z]+)?(?: [a-z]+)?)` \| (.*) \|$", DOCUMENTED.read_text(), re.MULTILINE)
     return {command: re.findall(r"`(\w+)`", keys) for command, keys in rows}
 
 
@@ -117,9 +124,35 @@ def test_json_of_evaluate(site: Path, capfd: pytest.CaptureFixture[str]) -> None
     }
 
 
+SHORT = Mode("quick", warmup=0, runs=10, seconds=0.0, cold_starts=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("latency", "latency @edge.head @x.tc.safetensors"),
+        ("energy", "energy @edge.head @x.tc.safetensors --idle-s 1 --trials 1"),
+        ("split", "split @edge.head"),
+    ],
+)
+def test_json_of_bench(
+    kind: str, command: str, site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(timing.MODES, "quick", SHORT)
+    result = run_whole(capfd, *words(f"bench {command} --out @{kind}", site), "--json")
+    assert result.code == 0, result
+    found = json.loads(result.out)
+    assert list(found) == documented_keys()[f"bench {kind}"]
+    assert (found["kind"], found["complete"], found["collafuse_edge"]) == (kind, True, __version__)
+    again = run_whole(capfd, *words(f"bench report @{kind} --out @{kind}-again", site), "--json")
+    assert json.loads(again.out) == found
+    for page in ("report.md", "report.html"):
+        assert (site / f"{kind}-again" / page).read_bytes() == (site / kind / page).read_bytes()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_describes_every_option(command: str) -> None:
-    text = " ".join(done(command, "--help").split())
+    text = " ".join(done(*command.split(), "--help").split())
     assert text.startswith(f"Usage: collafuse-edge {command} ")
     for option in COMMANDS[command].params:
         assert option.help, option.name

@@ -13,6 +13,8 @@ import pytest
 
 from collafuse_edge.shard import Shard, write_shard
 from collafuse_edge.upload_key import image_digest, load_or_create_upload_key, noise_from_digest
+from collafuse_benchmarks.document import Document
+from collafuse_benchmarks.report_folder import ReportFolder
 from collafuse_runtimes.bundle import Golden, HeadBundle, NetworkInfo, make_row_ranges, write_golden, write_manifest
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan
@@ -178,3 +180,12 @@ def test_upload_noise_follows_the_text(tmp_path: Path) -> None:
     bits.state = state
     expected = np.random.Generator(bits).standard_normal((1, 2, 3), dtype=np.float32)
     assert noise_from_digest(digest, (1, 2, 3)).tobytes() == expected.tobytes()
+
+
+def test_bench_report(tmp_path: Path) -> None:
+    """Keys that every kind has; those of one kind are held against docs/command_line.md."""
+    with ReportFolder(tmp_path / "out", "latency", lambda _: Document("", ())) as folder:
+        folder.save({"complete": False})
+    path = tmp_path / "out" / "report.json"
+    assert sorted(table("Bench report")) == json_keys(path)
+    assert format_of(path) == "collafuse-bench"

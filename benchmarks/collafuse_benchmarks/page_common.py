@@ -42,15 +42,16 @@ def machine_section(before: dict[str, Any], after: dict[str, Any] | None, change
 
 def _text(value: object) -> str:
     if isinstance(value, dict):
-        return " ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner is not None)
+        inner = sorted(value.items(), key=lambda item: (item[0] != "name", item))
+        return " ".join(f"{key} {_text(known)}" for key, known in inner if known is not None)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def flatten(state: dict[str, Any], prefix: str = "") -> tuple[list[tuple[str, str]], list[str]]:
-    """([(name, text)], names without a value); nested objects become "outer inner"."""
+    """([(name, text)], names without a value); nested objects become "outer inner"; by name."""
     known: list[tuple[str, str]] = []
     unknown: list[str] = []
-    for key, value in state.items():
+    for key, value in sorted(state.items()):
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, dict) and value:
             inner = flatten(value, f"{name} ")

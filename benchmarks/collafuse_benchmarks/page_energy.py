@@ -52,7 +52,7 @@ def _energy(energy: dict[str, Any]) -> list[Block]:
 def _other_sensors(energy: dict[str, Any]) -> list[Block]:
     if energy["energy"] is None or not energy["reasons"]:
         return []
-    reasons = "; ".join(f"{name}: {why}" for name, why in energy["reasons"].items())
+    reasons = "; ".join(f"{name}: {why}" for name, why in sorted(energy["reasons"].items()))
     return [Paragraph(f"Sensors that cannot be used here: {reasons}.")]
 
 

@@ -53,7 +53,7 @@ def latency_document(payload: dict[str, Any]) -> Document:
 
 
 def _options(engine: dict[str, Any]) -> str:
-    return "".join(f", {name} {value}" for name, value in engine["options"].items())
+    return "".join(f", {name} {value}" for name, value in sorted(engine["options"].items()))
 
 
 def _row(series: dict[str, Any]) -> tuple[str, ...]:

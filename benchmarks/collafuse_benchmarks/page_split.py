@@ -120,7 +120,9 @@ def _choice(payload: dict[str, Any]) -> list[Block]:
     choice, limits = payload["choice"], payload["limits"]
     if choice is None:
         return []
-    stated = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in limits.items() if value is not None)
+    stated = ", ".join(
+        f"--{name.replace('_', '-')} {value:g}" for name, value in sorted(limits.items()) if value is not None
+    )
     if choice["row"] is None:
         return [
             Heading("Choice"),
