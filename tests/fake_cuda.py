@@ -21,6 +21,7 @@ class Error(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorSystemDriverMismatch = 803
     cudaErrorStreamCaptureUnsupported = 900
 
 
