@@ -23,6 +23,7 @@ class Error(enum.IntEnum):
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
     cudaErrorNotReady = 600
+    cudaErrorSystemDriverMismatch = 803
     cudaErrorStreamCaptureUnsupported = 900
 
 

@@ -9,8 +9,8 @@ import pytest
 from fake_cuda import Error, FakeCuda
 
 from collafuse_runtimes.engines import cuda_device
-from collafuse_runtimes.engines.cuda_device import DeviceInfo, checked, device_info, open_device
-from collafuse_runtimes.errors import EngineUnavailable
+from collafuse_runtimes.engines.cuda_device import DeviceInfo, checked, device_count, device_info, open_device
+from collafuse_runtimes.errors import EngineUnavailable, NoGpu
 
 SOURCE = Path(cuda_device.__file__)
 
@@ -26,7 +26,8 @@ def cuda_names() -> set[str]:
 
 def test_names_are_those_of_the_installed_cuda_bindings() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
-    inner = {"cudaSuccess": runtime.cudaError_t, "cudaStreamCaptureModeThreadLocal": runtime.cudaStreamCaptureMode}
+    inner = dict.fromkeys(("cudaSuccess", "cudaErrorNoDevice"), runtime.cudaError_t)
+    inner |= {"cudaStreamCaptureModeThreadLocal": runtime.cudaStreamCaptureMode}
     inner |= dict.fromkeys(("cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"), runtime.cudaMemcpyKind)
     names = cuda_names()
     assert len(names) >= 30
@@ -98,3 +99,68 @@ def test_without_cuda_bindings_the_error_says_what_to_install(monkeypatch: pytes
     monkeypatch.setattr(cuda_device, "RUNTIME", "no_such_module.runtime")
     with pytest.raises(EngineUnavailable, match=r"cuda-bindings does not load .*; pip install 'collafuse-edge\[tensor"):
         open_device(0)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "code", "words"),
+    [
+        (FakeCuda(), Error.cudaErrorNoDevice, "CUDA: no usable GPU: cudaErrorNoDevice (fake); check the NVIDIA driver"),
+        (FakeCuda(driver=0), Error.cudaErrorInsufficientDriver, "CUDA: no usable GPU: cudaErrorInsufficientDriver"),
+        (FakeCuda(devices=0), None, "no usable GPU: CUDA counts 0 devices"),
+    ],
+)
+def test_no_driver_and_no_device_are_no_gpu(
+    cuda: FakeCuda, code: Error | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda.install(monkeypatch)
+    cuda.failing |= {} if code is None else {"cudaGetDeviceCount": code}
+    with pytest.raises(NoGpu) as error:
+        device_count()
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_driver_that_fails_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(driver=11040).install(monkeypatch)
+    for code in (Error.cudaErrorInsufficientDriver, Error.cudaErrorSystemDriverMismatch):
+        cuda.failing["cudaGetDeviceCount"] = code
+        with pytest.raises(EngineUnavailable, match=f"no usable GPU: {code.name}") as error:
+            device_count()
+        assert not isinstance(error.value, NoGpu)
+
+
+class Raising(FakeCuda):
+    """cuda-bindings 12, which finds the driver at its first call or raises."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def _cudaGetDeviceCount(self) -> int:  # noqa: N802
+        raise RuntimeError(self.words)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("Failed to dlopen libcuda.so.1", NoGpu), ('Function "cuDeviceGetCount" not found', EngineUnavailable)],
+)
+def test_what_cuda_bindings_raises_is_one_line(
+    words: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Raising(words).install(monkeypatch)
+    with pytest.raises(EngineUnavailable) as error:
+        device_count()
+    assert type(error.value) is kind
+    assert str(error.value).startswith(f"CUDA: no usable GPU: {words}; check the NVIDIA driver with nvidia-smi")
+
+
+def test_missing_cuda_bindings_are_no_gpu_broken_ones_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise OSError("libcudart.so: invalid ELF header")
+
+    monkeypatch.setattr(cuda_device, "RUNTIME", "no_such_module.runtime")
+    with pytest.raises(NoGpu, match="cuda-bindings does not load"):
+        device_count()
+    monkeypatch.setattr(cuda_device.importlib, "import_module", broken)
+    with pytest.raises(EngineUnavailable, match="invalid ELF header") as error:
+        device_count()
+    assert not isinstance(error.value, NoGpu)

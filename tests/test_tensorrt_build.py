@@ -3,16 +3,19 @@
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import FakeCuda
+from fake_cuda import Error, FakeCuda
 from fake_tensorrt import NAMES, Enumeration, FakeTensorrt
 from heads import conditional_head, default_head
 
 from collafuse_runtimes.bundle import HeadBundle, TensorInfo
+from collafuse_runtimes.engines import EngineOptions
 from collafuse_runtimes.engines.tensorrt_build import BatchProfile, BuildProgress, build_serialised
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
+from collafuse_runtimes.engines.tensorrt_prepare import build_engine
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, NoGpu
 
 RELEASES = ["8.6.1", "10.3.0", "10.13.3", "10.16.1", "11.4.0", "rtx-1.7.1"]
 releases = pytest.mark.parametrize("release", RELEASES)
@@ -169,3 +172,23 @@ def test_an_interrupted_build_stops_the_builder(monkeypatch: pytest.MonkeyPatch)
         build(trt, on_progress=on_progress, heartbeat_s=0.02)
     assert slow.stopped
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("failing", ["cudaGetDeviceCount", "cudaGetDeviceProperties", "cudaDriverGetVersion"])
+def test_a_driver_that_fails_is_not_built_around(failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cuda = FakeCuda().install(monkeypatch)
+    trt = FakeTensorrt(default_head(), cuda, "1.7.1", rtx=True).install(monkeypatch)
+    cuda.failing[failing] = Error.cudaErrorSystemDriverMismatch
+    with pytest.raises(EngineUnavailable, match="cudaErrorSystemDriverMismatch"):
+        build_engine(default_head(), "tensorrt-rtx", EngineOptions(cache=tmp_path / "engines"))
+    assert trt.builds == 0 and not (tmp_path / "engines").exists()
+
+
+def test_only_rtx_builds_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    cuda, options = FakeCuda(devices=0).install(monkeypatch), EngineOptions(cache=tmp_path / "engines")
+    FakeTensorrt(default_head(), cuda, "1.7.1", rtx=True).install(monkeypatch)
+    assert build_engine(default_head(), "tensorrt-rtx", options).key["gpu"] == "none"
+    FakeTensorrt(default_head(), cuda).install(monkeypatch)
+    with pytest.raises(NoGpu, match="CUDA counts 0 devices"):
+        build_engine(default_head(), "tensorrt", options)

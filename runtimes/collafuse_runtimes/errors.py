@@ -23,6 +23,10 @@ class EngineUnavailable(InputError):
     """The engine asked for is unknown or cannot run here."""
 
 
+class NoGpu(EngineUnavailable):
+    """There is no CUDA here at all: no library, no driver or no device. A driver that is there and fails is no such."""
+
+
 class SensorLost(CollafuseError):
     """A power or energy sensor is gone for good."""
 

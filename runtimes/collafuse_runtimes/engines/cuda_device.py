@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import EngineUnavailable, InputError, NoGpu
 
 RUNTIME = "cuda.bindings.runtime"
 REMEDY = "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
@@ -167,37 +167,49 @@ def checked(cudart: Any, what: str, answer: tuple[Any, ...]) -> Any:
     """
     error, *results = answer
     if error != cudart.cudaError_t.cudaSuccess:
-        reason = cudart.cudaGetErrorString(error)[1]
-        text = reason.decode() if isinstance(reason, bytes) else str(reason)
-        raise EngineUnavailable(f"CUDA: {what}: {text}; {REMEDY}")
+        raise EngineUnavailable(f"CUDA: {what}: {_words(cudart, error)}; {REMEDY}")
     return results[0] if results else None
+
+
+def _words(cudart: Any, error: Any) -> str:
+    reason = cudart.cudaGetErrorString(error)[1]
+    return reason.decode() if isinstance(reason, bytes) else str(reason)
 
 
 def cuda_runtime() -> Any:
     """The module cuda.bindings.runtime.
 
     Raises:
-        EngineUnavailable: it is not installed, or does not load.
+        NoGpu: it, or a library it needs, is not installed.
+        EngineUnavailable: it does not load.
     """
     try:
         return importlib.import_module(RUNTIME)
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise EngineUnavailable(
-            f"cuda-bindings does not load ({reason}); pip install 'collafuse-edge[tensorrt]'"
-        ) from None
+        kind = NoGpu if isinstance(error, ImportError) else EngineUnavailable
+        raise kind(f"cuda-bindings does not load ({reason}); pip install 'collafuse-edge[tensorrt]'") from None
 
 
 def device_count() -> int:
     """Number of GPUs, at least 1.
 
     Raises:
-        EngineUnavailable: no driver, no GPU, or no cuda-bindings.
+        NoGpu: no cuda-bindings, no driver, or no GPU.
+        EngineUnavailable: there is a driver, and it fails.
     """
     cudart = cuda_runtime()
-    count = int(checked(cudart, "no usable GPU", cudart.cudaGetDeviceCount()))
+    try:
+        answer, driver = cudart.cudaGetDeviceCount(), cudart.cudaDriverGetVersion()
+    except RuntimeError as error:  # cuda-bindings 12, which looks for the driver at the first call
+        kind = NoGpu if "dlopen" in str(error) else EngineUnavailable
+        raise kind(f"CUDA: no usable GPU: {error}; {REMEDY}") from None
+    codes = cudart.cudaError_t
+    if answer[0] == codes.cudaErrorNoDevice or driver == (codes.cudaSuccess, 0):  # version 0: there is no driver
+        raise NoGpu(f"CUDA: no usable GPU: {_words(cudart, answer[0])}; {REMEDY}")
+    count = int(checked(cudart, "no usable GPU", answer))
     if count < 1:
-        raise EngineUnavailable(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
+        raise NoGpu(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
     return count
 
 
@@ -214,7 +226,8 @@ def require_device(index: int) -> int:
     """``index`` itself, where that GPU exists.
 
     Raises:
-        EngineUnavailable: there is no GPU at all.
+        NoGpu: there is no GPU at all.
+        EngineUnavailable: the driver fails.
         InputError: there are fewer; the message says how many.
     """
     count = device_count()
@@ -227,7 +240,7 @@ def device_info(index: int) -> DeviceInfo:
     """Name and versions of an existing GPU.
 
     Raises:
-        EngineUnavailable, InputError: as ``require_device``.
+        NoGpu, EngineUnavailable, InputError: as ``require_device``.
     """
     require_device(index)
     cudart = cuda_runtime()
@@ -254,7 +267,7 @@ def open_device(index: int) -> CudaDevice:
     """The GPU of that index, with a stream of its own.
 
     Raises:
-        EngineUnavailable, InputError: as ``require_device``.
+        NoGpu, EngineUnavailable, InputError: as ``require_device``.
     """
     return CudaDevice(require_device(index), cuda_runtime())
 

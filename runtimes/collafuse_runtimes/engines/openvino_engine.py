@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
+from collafuse_runtimes.engines.two_buffers import denoise_in_turns
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.noise import Float32Array
 
@@ -49,26 +50,11 @@ class OpenVinoEngine(Engine):
     def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
         y = np.empty_like(x)
         step = np.array([row], dtype=np.int32)
-        request = self._bind(x, step, z, labels, y)
-        with _one_line(f"running row {row}"):
-            request.infer()
+        _infer(self._bind(x, step, z, labels, y))
         return y
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
-        x, y = trajectory.x_tc.copy(), np.empty_like(trajectory.x_tc)
-        step = np.array([trajectory.rows.first_row], dtype=np.int32)
-        z = None if trajectory.noise is None else np.empty_like(x)
-        turns = ((self._bind(x, step, z, trajectory.labels, y), y), (self._bind(y, step, z, trajectory.labels, x), x))
-        for k, (t, _) in enumerate(trajectory.rows.transitions):
-            if z is not None and trajectory.noise is not None:
-                z[...] = trajectory.noise(t)
-            request, result = turns[k % 2]
-            with _one_line(f"running step {k + 1}"):
-                request.infer()
-            step += 1
-            if trajectory.on_step is not None:
-                trajectory.on_step(k, result)
-        return result
+        return denoise_in_turns(trajectory, self._bind, _infer)
 
     def _bind(
         self,
@@ -105,6 +91,11 @@ class OpenVinoEngine(Engine):
                 raise EngineUnavailable(f"asked OpenVINO for {self.hint} arithmetic, got {ran}; use ort-cpu")
             self._compiled[batch] = compiled
         return self._compiled[batch]
+
+
+def _infer(request: Any) -> None:
+    with _one_line("running a step"):
+        request.infer()
 
 
 @contextmanager

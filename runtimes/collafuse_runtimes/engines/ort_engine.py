@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.ort_session import CPU, new_session_options, open_session
+from collafuse_runtimes.engines.two_buffers import denoise_in_turns
 from collafuse_runtimes.noise import Float32Array
 
 
@@ -35,20 +36,7 @@ class OrtCpuEngine(Engine):
         return result
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
-        x, y = trajectory.x_tc.copy(), np.empty_like(trajectory.x_tc)
-        step = np.array([trajectory.rows.first_row], dtype=np.int32)
-        z = None if trajectory.noise is None else np.empty_like(x)
-        turns = ((self._bind(x, step, z, trajectory.labels, y), y), (self._bind(y, step, z, trajectory.labels, x), x))
-        run = self._session.run_with_iobinding
-        for k, (t, _) in enumerate(trajectory.rows.transitions):
-            if z is not None and trajectory.noise is not None:
-                z[...] = trajectory.noise(t)
-            binding, result = turns[k % 2]
-            run(binding)
-            step += 1
-            if trajectory.on_step is not None:
-                trajectory.on_step(k, result)
-        return result
+        return denoise_in_turns(trajectory, self._bind, self._session.run_with_iobinding)
 
     def _bind(
         self,

@@ -7,7 +7,7 @@ D.json     the key, the other file's sha256, and this machine's signature over b
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from collafuse_runtimes.sealed import canonical, read_bytes, read_json, write_js
 
 FORMAT = "collafuse-engine"
 EngineKey = dict[str, str]
+KEPT = 8
+"""Engines of one model: the profiles, TensorRT versions and GPUs in use at the same time, and some to spare."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ class EngineCache:
         Raises:
             ArtefactError: there is one, but this machine did not make it or it was changed since.
         """
-        sidecar = self._path(key, ".json")
-        if sidecar.exists() and sidecar.with_suffix(".engine").exists():
-            return Lookup(_read_entry(sidecar), f"hit: {sidecar.with_suffix('.engine').name} was built for this")
+        path = self._path(key, ".engine")
+        if _use(path):
+            return Lookup(_read_entry(path.with_suffix(".json")), f"hit: {path.name} was built for this")
         return Lookup(None, f"miss: {self._why_not(key)}")
 
     def lookup_any_profile(self, key: EngineKey) -> Lookup:
@@ -105,10 +107,10 @@ class EngineCache:
         if found.entry is not None:
             return found
         same = [e for e in self._entries() if {**e.key, "profile": ""} == {**key, "profile": ""}]
-        if not same:
-            return found
-        entry = max(same, key=lambda e: int(e.key["profile"].split(",")[0].split()[-1]))
-        return Lookup(entry, f"hit: {entry.path.name} was built for this with {entry.key['profile']}")
+        for entry in sorted(same, key=lambda e: -int(e.key["profile"].split(",")[0].split()[-1])):
+            if _use(entry.path):
+                return Lookup(entry, f"hit: {entry.path.name} was built for this with {entry.key['profile']}")
+        return found
 
     def read(self, entry: CachedEngine) -> bytes:
         """The engine's bytes, checked.
@@ -123,11 +125,15 @@ class EngineCache:
     def store(self, key: EngineKey, data: bytes, seconds: float, inspection: str) -> CachedEngine:
         """Write an entry: the engine first, so that a sidecar never lacks its engine.
 
+        Of the same model's engines those used longest ago are removed, so that ``KEPT`` are left.
+
         Raises:
             ArtefactError: the folder cannot be written.
         """
         _write_signed(self._path(key, ".engine"), self._path(key, ".json"), key, data, seconds, inspection)
-        return _read_entry(self._path(key, ".json"))
+        stored = _read_entry(self._path(key, ".json"))
+        self._remove_oldest(stored)
+        return stored
 
     def timings(self, machine: EngineKey) -> bytes:
         """TensorRT's timing cache of this machine; empty where there is none, or none that this machine signed."""
@@ -148,6 +154,15 @@ class EngineCache:
 
     def _path(self, key: EngineKey, suffix: str) -> Path:
         return self.folder / (hashlib.sha256(canonical(key)).hexdigest()[:32] + suffix)
+
+    def _remove_oldest(self, stored: CachedEngine) -> None:
+        """Whoever found an engine has just used it (``_use``), and reads it long before ``KEPT`` others were used."""
+        with suppress(OSError), _locked(self.folder):
+            model = stored.key["model_sha256"]
+            others = [e.path for e in self._entries() if e.key.get("model_sha256") == model and e.path != stored.path]
+            for path in sorted(others, key=lambda path: path.stat().st_mtime_ns)[: 1 - KEPT]:
+                path.with_suffix(".json").unlink()  # first, so that a sidecar never lacks its engine
+                path.unlink()
 
     def _entries(self) -> list[CachedEngine]:
         """Every entry that can be trusted; others are of no use in comparing."""
@@ -179,6 +194,13 @@ def read_cached_engine(path: Path) -> tuple[CachedEngine, bytes]:
     data = read_bytes(path)
     _require_bytes(path, data, entry.data_sha256)
     return entry, data
+
+
+def _use(path: Path) -> bool:
+    """Whether an engine is there, with its sidecar; if so it now counts as the one used last."""
+    with suppress(OSError), _locked(path.parent):  # a folder that cannot be written is read all the same
+        os.utime(path)
+    return path.exists() and path.with_suffix(".json").exists()
 
 
 def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, seconds: float, inspection: str) -> None:

@@ -37,7 +37,7 @@ from collafuse_runtimes.engines.tensorrt_cache import (
     read_cached_engine,
 )
 from collafuse_runtimes.engines.tensorrt_inspect import Inspection, inspect_engine, require_precision
-from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavailable, InputError
+from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError, NoGpu
 from collafuse_runtimes.sealed import read_bytes, sha256_file
 
 MAX_BATCH, OPT_BATCH = 8, 1
@@ -84,7 +84,7 @@ def build_engine(
 
     Raises:
         InputError: an unknown name, or batches out of range.
-        EngineUnavailable: a library or the GPU is missing, or the build failed.
+        EngineUnavailable: a library or the GPU is missing, the driver fails, or the build failed.
         ArtefactError: the parser refuses the graph, the cache holds a foreign engine, or cannot be written.
         CheckFailed: the engine computes in other types than the bundle states.
     """
@@ -171,9 +171,10 @@ def print_progress(progress: BuildProgress) -> None:
 
 
 def _machine(trt: Any, name: str, options: EngineOptions) -> EngineKey:
+    """RTX builds without a GPU where there is none; a driver that fails is an error on both."""
     try:
         return machine_key(trt, device_info(options.device or 0))
-    except EngineUnavailable:
+    except NoGpu:
         if name == "tensorrt-rtx":
             return machine_key(trt, None)
         raise
