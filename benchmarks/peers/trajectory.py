@@ -27,23 +27,14 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
-from diffusers import DDIMScheduler
+from _diffusers_loop import DiffusersLoop
+from _head import PLAN, STEPS, handover_tensors, shuffled, trained_head
 
-from collafuse_edge.data import load_images
-from collafuse_edge.training.loop import TrainRun, train
-from collafuse_edge.training.losses import diffuse
-from collafuse_edge.training.presets import network_config
-from collafuse_edge.training.settings import TrainSettings
-from collafuse_edge.training.tasks import ClientTask
-from collafuse_export import export_head
-from collafuse_runtimes.bundle import HeadBundle, read_bundle
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import EngineOptions, open_engine
-from collafuse_runtimes.noise import Float32Array, noise_batch
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.noise import Float32Array
 
-PLAN = SplitPlan((1, 64, 64), timesteps=100, cut_ratio=0.2)
-STEPS, TRAIN_STEPS, THREADS, WARMUP = 20, 100, 2, 3
+THREADS, WARMUP = 2, 3
 TOLERANCE = 1e-3
 SETTLE_S = 0.3
 """Pause before each trajectory: thread pools of the one before go on spinning for a while."""
@@ -66,20 +57,6 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     print(table(report))
-
-
-def trained_head(work: Path) -> tuple[Path, HeadBundle]:
-    head, bundle = work / "small", work / "small.head"
-    if not bundle.exists():
-        task = ClientTask(PLAN, phantoms())
-        settings = TrainSettings(steps=TRAIN_STEPS, batch_size=16, warmup_steps=20, ema_decay=0.9)
-        train(TrainRun(task, network_config("small", PLAN), settings, head, resume=True, cpu=True))
-        export_head(head, bundle, step_counts=(STEPS,))
-    return head, read_bundle(bundle)
-
-
-def phantoms() -> Float32Array:
-    return load_images("phantom:0:128", PLAN.image_shape).images
 
 
 def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
@@ -121,31 +98,9 @@ def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
     }
 
 
-def shuffled(names: list[str], k: int) -> list[str]:
-    """A fresh order in every round, so that nobody always follows the same neighbour."""
-    order = np.random.default_rng(k).permutation(len(names))
-    return [names[i] for i in order]
-
-
-def handover_tensors(count: int) -> Float32Array:
-    alpha_bar_n = PLAN.alpha_bar_at(PLAN.handover_level)
-    noise = noise_batch(0, range(count), PLAN.timesteps, PLAN.image_shape)
-    return diffuse(phantoms()[:count], noise, np.float32(alpha_bar_n))
-
-
 def diffusers_loop(head: Path) -> Run:
-    network = load_network(read_checkpoint(head, "client"))
-    scheduler = DDIMScheduler(PLAN.timesteps, beta_schedule="squaredcos_cap_v2", clip_sample=True)
-    scheduler.set_timesteps(PLAN.timesteps)
-
-    @torch.no_grad()
-    def run(x_tc: Float32Array) -> Float32Array:
-        sample = torch.from_numpy(x_tc)
-        for t in scheduler.timesteps[-STEPS:]:
-            sample = scheduler.step(network(sample, t).sample, t, sample).prev_sample
-        return sample.numpy()
-
-    return run
+    loop = DiffusersLoop(head, STEPS)
+    return lambda x_tc: loop.denoise(torch.from_numpy(x_tc)).numpy()
 
 
 def bare_runs(bundle: HeadBundle) -> Run:
