@@ -269,7 +269,7 @@ def test_where_no_gpu_is_the_command_prints_nulls_with_reasons_and_exits_1(table
 
 
 def test_a_device_without_torch_needs_the_heads_alone(tmp_path: Path) -> None:
-    """The command loads, its rows of torch say what is missing, and heads that are missing are asked for in one line."""
+    """The command loads, torch's rows say what is missing, and heads that are missing are asked for in one line."""
     code = f"""
 import sys
 from pathlib import Path

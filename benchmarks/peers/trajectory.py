@@ -1,4 +1,4 @@
-"""A head's whole trajectory, side by side in one run: diffusers (eager), bare ONNX Runtime, bare OpenVINO, and ours.
+"""A head's whole trajectory, side by side in one run: diffusers, bare ONNX Runtime, bare OpenVINO, and ours.
 
     python benchmarks/peers/trajectory.py [--work DIR] [--rounds 15] [--json FILE]
 
@@ -6,6 +6,8 @@ Trains a `small` head on drawn phantoms at 64x64 (seconds), exports it with 20 s
 shuffled order, round after round, on fresh hand-over tensors of one image:
 
 * diffusers: UNet2DModel in eager mode and DDIMScheduler.step, as DDIMPipeline does it (no_grad, batch 1);
+* diffusers compiled: the same with UNet2DModel under torch.compile, default mode; the first step, which compiles, is
+  reported apart;
 * bare ONNX Runtime: nothing but 20 InferenceSession.run calls of the same graph, summed;
 * bare OpenVINO: the same graph compiled for this batch in float32, and 20 calls of its infer;
 * ours: the denoise of the engines `ort-cpu` and `openvino`, from tensor to tensor.
@@ -62,10 +64,12 @@ def main() -> None:
 def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
     """Interleaved rounds; every result of a round is compared with the others'."""
     tensors = handover_tensors(rounds + WARMUP)
+    compiled, compile_s = compiled_loop(head, tensors[:1])
     options = EngineOptions(threads=THREADS)
     with open_engine(bundle, "ort-cpu", options) as engine, open_engine(bundle, "openvino", options) as openvino_engine:
         runs: dict[str, Run] = {
-            "diffusers eager loop": diffusers_loop(head),
+            "diffusers eager loop": run_of(DiffusersLoop(head, STEPS)),
+            "diffusers compiled loop": compiled,
             "bare InferenceSession.run": bare_runs(bundle),
             "bare OpenVINO": bare_openvino(bundle),
             "collafuse openvino": openvino_engine.denoise,
@@ -94,13 +98,21 @@ def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
         },
         "head": {"preset": "small", "image_shape": PLAN.image_shape, "steps": STEPS},
         "max_abs_difference": worst,
+        "compile_s": compile_s,
         "samples_ms": samples,
     }
 
 
-def diffusers_loop(head: Path) -> Run:
-    loop = DiffusersLoop(head, STEPS)
+def run_of(loop: DiffusersLoop) -> Run:
     return lambda x_tc: loop.denoise(torch.from_numpy(x_tc)).numpy()
+
+
+def compiled_loop(head: Path, x_tc: Float32Array) -> tuple[Run, float]:
+    """The loop, and the seconds of its first step, which compiles the network."""
+    loop = DiffusersLoop(head, STEPS, compile_mode="default")
+    begun = time.perf_counter()
+    loop.step(torch.from_numpy(x_tc), 0)
+    return run_of(loop), time.perf_counter() - begun
 
 
 def bare_runs(bundle: HeadBundle) -> Run:
@@ -138,7 +150,8 @@ def table(report: dict[str, Any]) -> str:
     ours = samples["collafuse ort-cpu"]
     lines = [
         f"{STEPS} steps, one 64x64 image, `small` head; {report['machine']}; {len(ours)} rounds in turn",
-        f"largest difference between the results: {report['max_abs_difference']:.1e}",
+        f"largest difference between the results: {report['max_abs_difference']:.1e}; "
+        f"the first step of diffusers compiled, {report['compile_s']:.0f} s, is not in its figure",
         "",
         "| trajectory by | median ms | time relative to ours |",
         "|---|---|---|",
