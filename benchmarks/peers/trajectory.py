@@ -1,4 +1,4 @@
-"""A head's whole trajectory, side by side in one run: diffusers (eager), bare ONNX Runtime, bare OpenVINO, and ours.
+"""A head's whole trajectory, side by side in one run: diffusers, bare ONNX Runtime, bare OpenVINO, and ours.
 
     python benchmarks/peers/trajectory.py [--work DIR] [--rounds 15] [--json FILE]
 
@@ -6,6 +6,8 @@ Trains a `small` head on drawn phantoms at 64x64 (seconds), exports it with 20 s
 shuffled order, round after round, on fresh hand-over tensors of one image:
 
 * diffusers: UNet2DModel in eager mode and DDIMScheduler.step, as DDIMPipeline does it (no_grad, batch 1);
+* diffusers compiled: the same with UNet2DModel under torch.compile, default mode; the first step, which compiles, is
+  reported apart;
 * bare ONNX Runtime: nothing but 20 InferenceSession.run calls of the same graph, summed;
 * bare OpenVINO: the same graph compiled for this batch in float32, and 20 calls of its infer;
 * ours: the denoise of the engines `ort-cpu` and `openvino`, from tensor to tensor.
@@ -27,23 +29,14 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
-from diffusers import DDIMScheduler
+from _diffusers_loop import DiffusersLoop
+from _head import PLAN, STEPS, handover_tensors, shuffled, trained_head
 
-from collafuse_edge.data import load_images
-from collafuse_edge.training.loop import TrainRun, train
-from collafuse_edge.training.losses import diffuse
-from collafuse_edge.training.presets import network_config
-from collafuse_edge.training.settings import TrainSettings
-from collafuse_edge.training.tasks import ClientTask
-from collafuse_export import export_head
-from collafuse_runtimes.bundle import HeadBundle, read_bundle
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import EngineOptions, open_engine
-from collafuse_runtimes.noise import Float32Array, noise_batch
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.noise import Float32Array
 
-PLAN = SplitPlan((1, 64, 64), timesteps=100, cut_ratio=0.2)
-STEPS, TRAIN_STEPS, THREADS, WARMUP = 20, 100, 2, 3
+THREADS, WARMUP = 2, 3
 TOLERANCE = 1e-3
 SETTLE_S = 0.3
 """Pause before each trajectory: thread pools of the one before go on spinning for a while."""
@@ -68,27 +61,15 @@ def main() -> None:
     print(table(report))
 
 
-def trained_head(work: Path) -> tuple[Path, HeadBundle]:
-    head, bundle = work / "small", work / "small.head"
-    if not bundle.exists():
-        task = ClientTask(PLAN, phantoms())
-        settings = TrainSettings(steps=TRAIN_STEPS, batch_size=16, warmup_steps=20, ema_decay=0.9)
-        train(TrainRun(task, network_config("small", PLAN), settings, head, resume=True, cpu=True))
-        export_head(head, bundle, step_counts=(STEPS,))
-    return head, read_bundle(bundle)
-
-
-def phantoms() -> Float32Array:
-    return load_images("phantom:0:128", PLAN.image_shape).images
-
-
 def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
     """Interleaved rounds; every result of a round is compared with the others'."""
     tensors = handover_tensors(rounds + WARMUP)
+    compiled, compile_s = compiled_loop(head, tensors[:1])
     options = EngineOptions(threads=THREADS)
     with open_engine(bundle, "ort-cpu", options) as engine, open_engine(bundle, "openvino", options) as openvino_engine:
         runs: dict[str, Run] = {
-            "diffusers eager loop": diffusers_loop(head),
+            "diffusers eager loop": run_of(DiffusersLoop(head, STEPS)),
+            "diffusers compiled loop": compiled,
             "bare InferenceSession.run": bare_runs(bundle),
             "bare OpenVINO": bare_openvino(bundle),
             "collafuse openvino": openvino_engine.denoise,
@@ -117,35 +98,21 @@ def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
         },
         "head": {"preset": "small", "image_shape": PLAN.image_shape, "steps": STEPS},
         "max_abs_difference": worst,
+        "compile_s": compile_s,
         "samples_ms": samples,
     }
 
 
-def shuffled(names: list[str], k: int) -> list[str]:
-    """A fresh order in every round, so that nobody always follows the same neighbour."""
-    order = np.random.default_rng(k).permutation(len(names))
-    return [names[i] for i in order]
+def run_of(loop: DiffusersLoop) -> Run:
+    return lambda x_tc: loop.denoise(torch.from_numpy(x_tc)).numpy()
 
 
-def handover_tensors(count: int) -> Float32Array:
-    alpha_bar_n = PLAN.alpha_bar_at(PLAN.handover_level)
-    noise = noise_batch(0, range(count), PLAN.timesteps, PLAN.image_shape)
-    return diffuse(phantoms()[:count], noise, np.float32(alpha_bar_n))
-
-
-def diffusers_loop(head: Path) -> Run:
-    network = load_network(read_checkpoint(head, "client"))
-    scheduler = DDIMScheduler(PLAN.timesteps, beta_schedule="squaredcos_cap_v2", clip_sample=True)
-    scheduler.set_timesteps(PLAN.timesteps)
-
-    @torch.no_grad()
-    def run(x_tc: Float32Array) -> Float32Array:
-        sample = torch.from_numpy(x_tc)
-        for t in scheduler.timesteps[-STEPS:]:
-            sample = scheduler.step(network(sample, t).sample, t, sample).prev_sample
-        return sample.numpy()
-
-    return run
+def compiled_loop(head: Path, x_tc: Float32Array) -> tuple[Run, float]:
+    """The loop, and the seconds of its first step, which compiles the network."""
+    loop = DiffusersLoop(head, STEPS, compile_mode="default")
+    begun = time.perf_counter()
+    loop.step(torch.from_numpy(x_tc), 0)
+    return run_of(loop), time.perf_counter() - begun
 
 
 def bare_runs(bundle: HeadBundle) -> Run:
@@ -183,7 +150,8 @@ def table(report: dict[str, Any]) -> str:
     ours = samples["collafuse ort-cpu"]
     lines = [
         f"{STEPS} steps, one 64x64 image, `small` head; {report['machine']}; {len(ours)} rounds in turn",
-        f"largest difference between the results: {report['max_abs_difference']:.1e}",
+        f"largest difference between the results: {report['max_abs_difference']:.1e}; "
+        f"the first step of diffusers compiled, {report['compile_s']:.0f} s, is not in its figure",
         "",
         "| trajectory by | median ms | time relative to ours |",
         "|---|---|---|",
