@@ -60,6 +60,9 @@ COPY_MS = 1000.0
 """More than any trajectory here, so that a copy within a timed stretch is seen."""
 
 
+MEMORY = 8_000_000_000
+
+
 class FakeCuda:
     """Put in the place of the module; every call is in ``calls`` as (name, arguments)."""
 
@@ -133,6 +136,9 @@ class FakeCuda:
 
     def _cudaGetDeviceCount(self) -> int:
         return self.devices
+
+    def _cudaMemGetInfo(self) -> tuple[Error, int, int]:
+        return Error.cudaSuccess, MEMORY - sum(len(block) for block in self.memory.values()), MEMORY
 
     def _cudaRuntimeGetVersion(self) -> int:
         return 13000

@@ -13,13 +13,15 @@ from unittest import mock
 import numpy as np
 import pytest
 from command_line import refusal, run_cli
+from fake_cuda import FakeCuda
+from fake_tensorrt import FakeTensorrt
 from heads import DDPM, RGB_PLAN, calibration, conditional_head, default_head, handover, head
 
 from collafuse_benchmarks import timing
 from collafuse_benchmarks.latency import LatencyReport, measure_latency
 from collafuse_benchmarks.report_folder import read_report
 from collafuse_benchmarks.timing import Mode
-from collafuse_runtimes.engines.base import Trajectory
+from collafuse_runtimes.engines.base import EngineOptions, Trajectory
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.engines.ort_engine import OrtCpuEngine
 from collafuse_runtimes.errors import CheckFailed
@@ -144,6 +146,30 @@ def test_a_trajectory_of_one_step_has_no_step_scope(tensors: Path) -> None:
     step = series(report.to_dict(), "step")
     assert step["samples_ms"] == () and step["summary"] is None
     assert "no step between two others" in step["reason"]
+
+
+def test_a_gpu_engine_is_built_first_and_its_steps_are_timed_by_cuda_events(
+    tensors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in GPU whose kernels take 1 ms, each 1/1024 ms longer than the one before."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    cuda = FakeCuda().install(monkeypatch)
+    FakeTensorrt(default_head(), cuda).install(monkeypatch)
+    options = EngineOptions(cache=tmp_path / "cache")
+    mode = Mode("t", warmup=1, runs=12, seconds=0.0, cold_starts=0)
+    found = []
+    for _ in range(2):
+        with pytest.raises(CheckFailed, match="golden trajectories do not hold"):  # it computes another network
+            measure_latency(default_head(), tensors, handover(default_head(), 6), mode, engine_name="tensorrt",
+                            options=options, on_report=lambda report: found.append(report.to_dict()))  # fmt: skip
+    first, again = found[len(found) // 2 - 1], found[-1]
+    assert first["build"]["hit"] is False and again["build"]["hit"] is True
+    step = series(first, "step")
+    assert step["clock"] == "CUDA events"
+    assert all(1.0 <= ms < 1.2 for ms in step["samples_ms"])
+    assert series(first, "head call")["clock"] == "host clock"
+    (memory,) = first["memory"]
+    assert memory["device"] >= 2 * 4 * 16 * 16 and memory["device_reason"] is None
 
 
 @pytest.mark.parametrize(

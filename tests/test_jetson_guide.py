@@ -19,7 +19,7 @@ SHOWN = re.findall(r"(?:^\$ |`)(collafuse-edge [^`\n]+)", GUIDE, re.MULTILINE)
 
 def test_the_guide_shows_each_step_of_a_device() -> None:
     assert len(SHOWN) >= 12
-    assert {command.split()[1] for command in SHOWN} == {"doctor", "verify", "infer", "export"}
+    assert {command.split()[1] for command in SHOWN} == {"doctor", "verify", "infer", "export", "bench"}
     used = {engine for command in SHOWN for engine in re.findall(r"--engine (\S+)", command)}
     assert used == {"ort-cuda", "ort-tensorrt", "tensorrt"}
 
@@ -28,7 +28,10 @@ def test_the_guide_shows_each_step_of_a_device() -> None:
 def test_a_command_can_be_parsed(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, name, *arguments = shlex.split(command)
-    parsed = COMMANDS[name].make_context(name, arguments).params
+    command_of = COMMANDS[name]
+    if name == "bench":
+        command_of = command_of.commands[arguments.pop(0)]
+    parsed = command_of.make_context(name, arguments).params
     assert parsed.get("engine", "ort-cpu") in {*ENGINES, None}
     given = {word.removeprefix("--").replace("-", "_") for word in arguments if word.startswith("--")}
     assert all(parsed[option] is not None for option in given - {"json"})
