@@ -66,7 +66,7 @@ def lines_over_time(
         for colour, (name, (seconds, values)) in zip(_colours(len(lines)), lines.items(), strict=True):
             axes.plot(seconds, values, linewidth=1, label=name, color=colour)
         for begin, end, name in spans:
-            axes.axvspan(begin, end, alpha=0.12, color="#666666")
+            axes.axvspan(begin, end, alpha=0.06 if name == "idle" else 0.16, color="#666666", linewidth=0)
             axes.text(begin, axes.get_ylim()[1], name, fontsize=8, va="top")
         axes.set_xlabel("seconds")
         axes.set_ylabel(unit)
@@ -95,6 +95,7 @@ def front(points: Sequence[tuple[float, float, str, bool]], x_axis: str, y_axis:
     """Points (x, y, name, on the front); those on the front are joined."""
 
     def plot(axes: "Axes") -> None:
+        axes.margins(x=0.1, y=0.1)
         best = sorted((x, y) for x, y, _, on_front in points if on_front)
         axes.plot([x for x, _ in best], [y for _, y in best], "-", color=COLOURS[0], linewidth=1)
         for x, y, name, on_front in points:
