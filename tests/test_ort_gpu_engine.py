@@ -304,6 +304,35 @@ def test_a_provider_that_lacks_a_library_is_refused_with_its_name(
         assert f"({remedy});" in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(("there", "reason"), [("libcudnn.so.9", None), ("libcudnn.so.8", None), ("", "libcudnn.so.9")])
+def test_cudnn_that_is_only_opened_at_the_first_convolution_is_missed_before(
+    there: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: str) -> None:
+        if Path(path).name == "libonnxruntime_providers_cuda.so":
+            raise OSError(f"{path}: undefined symbol: Provider_GetHost")  # as it says when anyone else loads it
+        if path != there:
+            raise OSError(f"{path}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", load)
+    found = available_engines()["ort-cuda"]
+    if reason is None:
+        assert found is None
+    else:
+        assert f"cannot load its CUDAExecutionProvider: {reason}: cannot open" in str(found)
+        assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(found)
+
+
+def test_a_long_complaint_keeps_its_end_where_the_cause_stands() -> None:
+    said = RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : running Conv.\n" + "/some/where.h " * 40 + "cuDNN is unavailable"
+    )
+    short = ort_session.in_short(said)
+    assert short.startswith("running Conv. /some") and short.endswith("cuDNN is unavailable")
+    assert len(short) == 300 and "\n" not in short
+
+
 @without_gpu_build
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_nodes_on_the_cpu_are_refused_when_the_session_is_made() -> None:
@@ -350,7 +379,15 @@ def test_both_engines_refuse_the_cpu_and_lower_nothing_by_themselves(tmp_path: P
         for bundle in (default_head(), half, replace(half, precision="int8-trt"))
         for name in ("trt_fp16_enable", "trt_int8_enable")
     }
-    assert list(flags.values()) == ["0", "0", "1", "0", "1", "1"]
+    assert list(flags.values()) == ["False", "False", "True", "False", "True", "True"]
+
+
+def test_switches_of_the_tensorrt_provider_are_spelled_as_it_reads_them(tmp_path: Path) -> None:
+    """onnxruntime 1.18 to 1.31: "The value for the key ... should be 'True' or 'False'", and there is no session."""
+    options = OrtTensorrtEngine(default_head(), EngineOptions(cache=tmp_path))._provider_options(1)
+    switches = {name: value for name, value in options.items() if name.endswith("_enable")}
+    assert len(switches) == 4
+    assert set(switches.values()) <= {"True", "False"}
 
 
 def test_engine_cache_key_follows_everything_an_engine_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

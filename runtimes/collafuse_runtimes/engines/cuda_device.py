@@ -126,7 +126,7 @@ class CudaDevice:
         checked(self._rt, "releasing GPU memory", release())
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        return checked(self._rt, name, getattr(self._rt, name)(*arguments))
+        return ask(self._rt, name, name, *arguments)
 
 
 class StreamTimer:
@@ -157,6 +157,19 @@ class StreamTimer:
             raise InputError("nothing was timed yet; call step, or denoise without on_step, first")
         self._device.synchronise()
         return self._device.elapsed_ms(self._start, self._end)
+
+
+def ask(cudart: Any, what: str, name: str, *arguments: Any) -> Any:
+    """The result of a CUDA function, called by its name.
+
+    Raises:
+        EngineUnavailable: its error code is not cudaSuccess, or it cannot be called: up to cuda-bindings 12.8 the
+            functions themselves need the driver's library.
+    """
+    try:
+        return checked(cudart, what, getattr(cudart, name)(*arguments))
+    except RuntimeError as error:
+        raise EngineUnavailable(f"CUDA: {what}: {' '.join(str(error).split())[:120]}; {REMEDY}") from None
 
 
 def checked(cudart: Any, what: str, answer: tuple[Any, ...]) -> Any:
@@ -194,8 +207,7 @@ def device_count() -> int:
     Raises:
         EngineUnavailable: no driver, no GPU, or no cuda-bindings.
     """
-    cudart = cuda_runtime()
-    count = int(checked(cudart, "no usable GPU", cudart.cudaGetDeviceCount()))
+    count = int(ask(cuda_runtime(), "no usable GPU", "cudaGetDeviceCount"))
     if count < 1:
         raise EngineUnavailable(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
     return count
@@ -231,12 +243,12 @@ def device_info(index: int) -> DeviceInfo:
     """
     require_device(index)
     cudart = cuda_runtime()
-    properties = checked(cudart, "reading the GPU's properties", cudart.cudaGetDeviceProperties(index))
+    properties = ask(cudart, "reading the GPU's properties", "cudaGetDeviceProperties", index)
     return DeviceInfo(
         name=properties.name.decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
-        runtime=_version(checked(cudart, "reading the CUDA version", cudart.cudaRuntimeGetVersion())),
-        driver=_version(checked(cudart, "reading the driver version", cudart.cudaDriverGetVersion())),
+        runtime=_version(ask(cudart, "reading the CUDA version", "cudaRuntimeGetVersion")),
+        driver=_version(ask(cudart, "reading the driver version", "cudaDriverGetVersion")),
     )
 
 
@@ -246,8 +258,7 @@ def select_device(index: int) -> None:
     Raises:
         EngineUnavailable: CUDA refuses.
     """
-    cudart = cuda_runtime()
-    checked(cudart, f"selecting GPU {index}", cudart.cudaSetDevice(index))
+    ask(cuda_runtime(), f"selecting GPU {index}", "cudaSetDevice", index)
 
 
 def open_device(index: int) -> CudaDevice:
