@@ -2,6 +2,7 @@
 
 import re
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -180,6 +181,22 @@ def test_the_session_runs_in_the_stream_that_is_timed(timed: FakeCuda, tmp_path:
         with engine_class(default_head(), options) as engine:
             (stream,) = (handle for handle in timed.handles.values() if type(handle).__name__ == "Stream")
             assert engine._provider_options(1)["user_compute_stream"] == str(int(stream))
+
+
+def test_a_session_is_gone_before_the_stream_it_runs_in(timed: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[Any] = []
+    destroy = FakeCuda._cudaStreamDestroy
+
+    def destroy_stream(cuda: FakeCuda, stream: Any) -> Any:
+        alive.append(session())
+        return destroy(cuda, stream)
+
+    monkeypatch.setattr(FakeCuda, "_cudaStreamDestroy", destroy_stream)
+    with engine_for(default_head()) as engine:
+        engine.denoise(inputs(default_head(), 1)[0])
+        session = weakref.ref(engine._batch(1)._session)
+        assert session() is not None
+    assert alive == [None]
 
 
 def test_without_cudas_events_the_engine_runs_and_its_time_is_unknown(timed: FakeCuda) -> None:
