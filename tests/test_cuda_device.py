@@ -9,7 +9,14 @@ import pytest
 from fake_cuda import Error, FakeCuda
 
 from collafuse_runtimes.engines import cuda_device
-from collafuse_runtimes.engines.cuda_device import DeviceInfo, checked, device_count, device_info, open_device
+from collafuse_runtimes.engines.cuda_device import (
+    DeviceInfo,
+    checked,
+    device_count,
+    device_info,
+    open_device,
+    reason_unusable,
+)
 from collafuse_runtimes.errors import EngineUnavailable, NoGpu
 
 SOURCE = Path(cuda_device.__file__)
@@ -93,6 +100,22 @@ def test_a_failed_capture_leaves_capture_mode(monkeypatch: pytest.MonkeyPatch) -
     assert fake.recording is None
     device.close()
     assert fake.handles == {}
+
+
+def test_a_function_that_raises_for_want_of_a_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cuda-bindings 12.8 does where newer ones answer cudaErrorInsufficientDriver."""
+
+    def raising(_: FakeCuda) -> int:
+        raise RuntimeError("Failed to dlopen\n libcuda.so.1")
+
+    FakeCuda().install(monkeypatch)
+    monkeypatch.setattr(FakeCuda, "_cudaGetDeviceCount", raising)
+    assert reason_unusable() == (
+        "CUDA: no usable GPU: Failed to dlopen libcuda.so.1; "
+        "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
+    )
+    with pytest.raises(EngineUnavailable, match="Failed to dlopen"):
+        open_device(0)
 
 
 def test_without_cuda_bindings_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -182,6 +183,22 @@ def test_the_session_runs_in_the_stream_that_is_timed(timed: FakeCuda, tmp_path:
             assert engine._provider_options(1)["user_compute_stream"] == str(int(stream))
 
 
+def test_a_session_is_gone_before_the_stream_it_runs_in(timed: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[Any] = []
+    destroy = FakeCuda._cudaStreamDestroy
+
+    def destroy_stream(cuda: FakeCuda, stream: Any) -> Any:
+        alive.append(session())
+        return destroy(cuda, stream)
+
+    monkeypatch.setattr(FakeCuda, "_cudaStreamDestroy", destroy_stream)
+    with engine_for(default_head()) as engine:
+        engine.denoise(inputs(default_head(), 1)[0])
+        session = weakref.ref(engine._batch(1)._session)
+        assert session() is not None
+    assert alive == [None]
+
+
 def test_without_cudas_events_the_engine_runs_and_its_time_is_unknown(timed: FakeCuda) -> None:
     timed.failing["cudaEventCreate"] = Error.cudaErrorInsufficientDriver
     bundle = default_head()
@@ -304,6 +321,35 @@ def test_a_provider_that_lacks_a_library_is_refused_with_its_name(
         assert f"({remedy});" in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(("there", "reason"), [("libcudnn.so.9", None), ("libcudnn.so.8", None), ("", "libcudnn.so.9")])
+def test_cudnn_that_is_only_opened_at_the_first_convolution_is_missed_before(
+    there: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: str) -> None:
+        if Path(path).name == "libonnxruntime_providers_cuda.so":
+            raise OSError(f"{path}: undefined symbol: Provider_GetHost")  # as it says when anyone else loads it
+        if path != there:
+            raise OSError(f"{path}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_session.ctypes, "CDLL", load)
+    found = available_engines()["ort-cuda"]
+    if reason is None:
+        assert found is None
+    else:
+        assert f"cannot load its CUDAExecutionProvider: {reason}: cannot open" in str(found)
+        assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(found)
+
+
+def test_a_long_complaint_keeps_its_end_where_the_cause_stands() -> None:
+    said = RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : running Conv.\n" + "/some/where.h " * 40 + "cuDNN is unavailable"
+    )
+    short = ort_session.in_short(said)
+    assert short.startswith("running Conv. /some") and short.endswith("cuDNN is unavailable")
+    assert len(short) == 300 and "\n" not in short
+
+
 @without_gpu_build
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_nodes_on_the_cpu_are_refused_when_the_session_is_made() -> None:
@@ -350,7 +396,15 @@ def test_both_engines_refuse_the_cpu_and_lower_nothing_by_themselves(tmp_path: P
         for bundle in (default_head(), half, replace(half, precision="int8-trt"))
         for name in ("trt_fp16_enable", "trt_int8_enable")
     }
-    assert list(flags.values()) == ["0", "0", "1", "0", "1", "1"]
+    assert list(flags.values()) == ["False", "False", "True", "False", "True", "True"]
+
+
+def test_switches_of_the_tensorrt_provider_are_spelled_as_it_reads_them(tmp_path: Path) -> None:
+    """onnxruntime 1.18 to 1.31: "The value for the key ... should be 'True' or 'False'", and there is no session."""
+    options = OrtTensorrtEngine(default_head(), EngineOptions(cache=tmp_path))._provider_options(1)
+    switches = {name: value for name, value in options.items() if name.endswith("_enable")}
+    assert len(switches) == 4
+    assert set(switches.values()) <= {"True", "False"}
 
 
 def test_engine_cache_key_follows_everything_an_engine_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

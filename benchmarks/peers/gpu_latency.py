@@ -14,7 +14,7 @@ that happens, or where no row can be measured.
 A figure is the time on the GPU's clock from where the first step begins in its stream to where the last one ends;
 copying the input there and the image back is outside, what the host does between two steps is inside. `tensorrt` and
 `tensorrt-rtx` launch a lone step kernel by kernel and a trajectory as one CUDA graph, so one is no multiple of the
-other; `ort-cuda` and torch.compile replay a graph for each step.
+other; `ort-cuda` and torch.compile replay a graph for each step. TF32 is off for all.
 
 --prepare only makes the heads in DIR, which needs torch and no GPU: for a device that has no torch.
 """
@@ -22,6 +22,7 @@ other; `ort-cuda` and torch.compile replay a graph for each step.
 import argparse
 import importlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,14 +102,14 @@ class EngineRunner:
 
 
 class TorchRunner:
-    """TF32 is off, as in the engines; cuDNN may choose its kernels by timing them."""
+    """cuDNN may choose its kernels by timing them."""
 
     def __init__(self, head: Path, row: Row, device: str = "cuda") -> None:
         import torch
         from _diffusers_loop import DiffusersLoop
 
         torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False  # the engines have it off too
         torch.backends.cudnn.benchmark = True
         dtype, mode = {"fp32": torch.float32, "fp16": torch.float16}[row.precision], COMPILE_MODES[row.by]
         self._torch, self._row, self._device = torch, row, device
@@ -145,6 +146,7 @@ def one_line(row: Row) -> Iterator[None]:
 
 def main() -> int:
     arguments = parse()
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # ONNX Runtime's TensorRT provider has no switch for it
     failed: dict[Row, str] = {row: reason for row in ROWS if (reason := reason_without(row)) is not None}
     samples: dict[Row, Samples] = {}
     wrong = False
@@ -309,7 +311,7 @@ def table(report: dict[str, Any]) -> str:
         f"# Latency of a `{PRESET}` head on {where}",
         "",
         f"One {size} image, {STEPS} steps, {report['rounds']} rounds after {report['warmup']} to warm up. Milliseconds",
-        "on the GPU's clock by CUDA events, copies of the input and of the image not counted. `tensorrt` and",
+        "on the GPU's clock by CUDA events, copies of the input and of the image not counted; no TF32. `tensorrt` and",
         "`tensorrt-rtx` launch a lone step kernel by kernel and a trajectory as one CUDA graph, so one is no multiple",
         "of the other.",
         "",

@@ -126,7 +126,7 @@ class CudaDevice:
         checked(self._rt, "releasing GPU memory", release())
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        return checked(self._rt, name, getattr(self._rt, name)(*arguments))
+        return ask(self._rt, name, name, *arguments)
 
 
 class StreamTimer:
@@ -157,6 +157,25 @@ class StreamTimer:
             raise InputError("nothing was timed yet; call step, or denoise without on_step, first")
         self._device.synchronise()
         return self._device.elapsed_ms(self._start, self._end)
+
+
+def ask(cudart: Any, what: str, name: str, *arguments: Any) -> Any:
+    """The result of a CUDA function, called by its name.
+
+    Raises:
+        NoGpu: it cannot be called: up to cuda-bindings 12.8 the functions themselves look for the driver's library.
+        EngineUnavailable: its error code is not cudaSuccess.
+    """
+    return checked(cudart, what, _called(cudart, what, name, *arguments))
+
+
+def _called(cudart: Any, what: str, name: str, *arguments: Any) -> tuple[Any, ...]:
+    try:
+        answer: tuple[Any, ...] = getattr(cudart, name)(*arguments)
+    except RuntimeError as error:
+        kind = NoGpu if "dlopen" in str(error) else EngineUnavailable
+        raise kind(f"CUDA: {what}: {' '.join(str(error).split())[:120]}; {REMEDY}") from None
+    return answer
 
 
 def checked(cudart: Any, what: str, answer: tuple[Any, ...]) -> Any:
@@ -198,16 +217,12 @@ def device_count() -> int:
         NoGpu: no cuda-bindings, no driver, or no GPU.
         EngineUnavailable: there is a driver, and it fails.
     """
-    cudart = cuda_runtime()
-    try:
-        answer, driver = cudart.cudaGetDeviceCount(), cudart.cudaDriverGetVersion()
-    except RuntimeError as error:  # cuda-bindings 12, which looks for the driver at the first call
-        kind = NoGpu if "dlopen" in str(error) else EngineUnavailable
-        raise kind(f"CUDA: no usable GPU: {error}; {REMEDY}") from None
+    cudart, what = cuda_runtime(), "no usable GPU"
+    answer, driver = (_called(cudart, what, name) for name in ("cudaGetDeviceCount", "cudaDriverGetVersion"))
     codes = cudart.cudaError_t
     if answer[0] == codes.cudaErrorNoDevice or driver == (codes.cudaSuccess, 0):  # version 0: there is no driver
-        raise NoGpu(f"CUDA: no usable GPU: {_words(cudart, answer[0])}; {REMEDY}")
-    count = int(checked(cudart, "no usable GPU", answer))
+        raise NoGpu(f"CUDA: {what}: {_words(cudart, answer[0])}; {REMEDY}")
+    count = int(checked(cudart, what, answer))
     if count < 1:
         raise NoGpu(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
     return count
@@ -244,12 +259,12 @@ def device_info(index: int) -> DeviceInfo:
     """
     require_device(index)
     cudart = cuda_runtime()
-    properties = checked(cudart, "reading the GPU's properties", cudart.cudaGetDeviceProperties(index))
+    properties = ask(cudart, "reading the GPU's properties", "cudaGetDeviceProperties", index)
     return DeviceInfo(
         name=properties.name.decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
-        runtime=_version(checked(cudart, "reading the CUDA version", cudart.cudaRuntimeGetVersion())),
-        driver=_version(checked(cudart, "reading the driver version", cudart.cudaDriverGetVersion())),
+        runtime=_version(ask(cudart, "reading the CUDA version", "cudaRuntimeGetVersion")),
+        driver=_version(ask(cudart, "reading the driver version", "cudaDriverGetVersion")),
     )
 
 
@@ -259,8 +274,7 @@ def select_device(index: int) -> None:
     Raises:
         EngineUnavailable: CUDA refuses.
     """
-    cudart = cuda_runtime()
-    checked(cudart, f"selecting GPU {index}", cudart.cudaSetDevice(index))
+    ask(cuda_runtime(), f"selecting GPU {index}", "cudaSetDevice", index)
 
 
 def open_device(index: int) -> CudaDevice:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import CudaDevice, StreamTimer, open_device
-from collafuse_runtimes.engines.ort_session import new_session_options, open_session
+from collafuse_runtimes.engines.ort_session import in_short, new_session_options, open_session
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
@@ -140,13 +140,13 @@ class OrtTensorrtEngine(OrtGpuEngine):
     def _provider_options(self, batch_size: int) -> dict[str, str]:
         folder = self._cache_folder(batch_size)
         precision = self.bundle.precision
-        return {
+        return {  # switches are "True" and "False": ONNX Runtime refuses "1" here, though not in its CUDA provider
             **super()._provider_options(batch_size),
-            "trt_fp16_enable": str(int(precision in ("fp16", "int8-trt"))),
-            "trt_int8_enable": str(int(precision == "int8-trt")),
-            "trt_engine_cache_enable": "1",
+            "trt_fp16_enable": str(precision in ("fp16", "int8-trt")),
+            "trt_int8_enable": str(precision == "int8-trt"),
+            "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": str(folder),
-            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": str(folder),
         }
 
@@ -227,9 +227,8 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime's own classes share no public base
-        reason = " ".join(str(error).split())[:300]
         raise EngineUnavailable(
-            f"the GPU failed while {what}: {reason}; use smaller batches or free its memory"
+            f"the GPU failed while {what}: {in_short(error)}; use smaller batches or free its memory"
         ) from None
 
 

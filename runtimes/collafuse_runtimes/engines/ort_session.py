@@ -54,7 +54,7 @@ def open_session(
             str(bundle.model_path), options, providers=providers, enable_fallback=False
         )
     except Exception as error:  # onnxruntime's own classes share no public base
-        reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))[:300]
+        reason = in_short(error)
         if provider == CPU or type(error).__name__ in _BAD_FILE:
             raise ArtefactError(f"ONNX Runtime refuses {bundle.model_path}: {reason}; export again") from None
         raise EngineUnavailable(_cannot_run(provider, bundle, reason)) from None
@@ -63,6 +63,12 @@ def open_session(
         raise EngineUnavailable(_cannot_run(provider, bundle, f"the session came back with {found}"))
     _require_stated_tensors(session, bundle)
     return session
+
+
+def in_short(error: Exception) -> str:
+    """What ONNX Runtime says, in one line; of a long text both ends, since its cause stands last."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    return text if len(text) <= 300 else f"{text[:130]} ... {text[-165:]}"
 
 
 def _cannot_run(provider: str, bundle: HeadBundle, reason: str) -> str:
@@ -102,8 +108,15 @@ def _missing_library(provider: str) -> str | None:
             onnxruntime.preload_dlls()  # CUDA and cuDNN installed by pip lie where the loader does not look
     stem = provider.removesuffix("ExecutionProvider").lower()
     library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
+    missing = _not_loaded(str(library))
+    if missing is None and stem == "cuda" and all(_not_loaded(f"libcudnn.so.{number}") for number in (9, 8)):
+        return _not_loaded("libcudnn.so.9")  # from 1.31 on the provider opens it at the first convolution
+    return missing
+
+
+def _not_loaded(library: str) -> str | None:
     try:
-        ctypes.CDLL(str(library))
+        ctypes.CDLL(library)
     except OSError as error:  # other errors: it wants to be loaded by ONNX Runtime
         return str(error) if "cannot open shared object file" in str(error) else None
     return None
