@@ -1,10 +1,12 @@
 """Peak memory of this process and what an engine takes of the GPU's."""
 
-import importlib
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from collafuse_runtimes.engines.cuda_device import ask, cuda_runtime, select_device
+from collafuse_runtimes.errors import EngineUnavailable
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
@@ -55,12 +57,7 @@ def peak_bytes() -> tuple[int | None, str | None]:
 def free_device_bytes(device: int) -> tuple[int | None, str | None]:
     """(free memory of a CUDA device, None), or (None, why it is unknown)."""
     try:
-        runtime: Any = importlib.import_module("cuda.bindings.runtime")
-    except ImportError:
-        return None, "cuda-bindings is not installed (pip install 'collafuse-edge[tensorrt]')"
-    (error,) = runtime.cudaSetDevice(device)
-    if error == runtime.cudaError_t.cudaSuccess:
-        error, free, _ = runtime.cudaMemGetInfo()
-        if error == runtime.cudaError_t.cudaSuccess:
-            return int(free), None
-    return None, f"CUDA answers {error!r}"
+        select_device(device)
+        return int(ask(cuda_runtime(), "no memory figure", "cudaMemGetInfo")), None
+    except EngineUnavailable as error:
+        return None, str(error)
