@@ -116,7 +116,16 @@ def test_the_size_handed_over_is_that_of_a_real_file() -> None:
     size = (product() / "x.tc.safetensors").stat().st_size
     pixels = math.prod(file.plan.image_shape)
     assert abs(handover_bytes(file.plan) - (size - (len(file) - 1) * 4 * pixels)) < 16
-    assert handover_bytes(file.plan) - handover_bytes(file.plan, "float16") == pytest.approx(2 * pixels, abs=8)
+    half = handover_bytes(file.plan, dtype="float16")
+    assert handover_bytes(file.plan) - half == pytest.approx(2 * pixels, abs=8)
+
+
+def test_a_server_of_fewer_steps_lists_fewer_in_the_file() -> None:
+    plan = SplitPlan((1, 16, 16), timesteps=1000, cut_ratio=0.2)
+    few = part("server", row(0.2, 20, 400), plan=plan)
+    (way,) = join(plan, [few], None)
+    assert way.transfer_bytes == handover_bytes(plan, 20)
+    assert handover_bytes(plan) - handover_bytes(plan, 20) > 3 * 780  # three digits and a comma for most timesteps
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from collafuse_edge.cli.edge import (
     ThreadsOption,
     TrustOption,
 )
-from collafuse_edge.cli.output import JsonOption, emit, line_printer
+from collafuse_edge.cli.output import JsonOption, emit, line_printer, refuse_options
 
 if TYPE_CHECKING:
     from collafuse_benchmarks.document import Document
@@ -37,6 +37,8 @@ OutOption = Annotated[
 ]
 GpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads.")]
 MakeDocument = Callable[[dict[str, Any]], "Document"]
+DEVICE_SIDE = ("engine", "threads", "device", "cache")
+SERVER_SIDE = ("server", "cuts", "server_steps", "server_device")
 
 
 @app.command()
@@ -136,6 +138,7 @@ def energy(
 
 @app.command()
 def split(
+    context: typer.Context,
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -192,6 +195,14 @@ def split(
     from collafuse_benchmarks.split_table import Link
     from collafuse_edge.cli.server import known_dtype
 
+    if merge:
+        refuse_options(context, (*DEVICE_SIDE, *SERVER_SIDE, "mode", "gpu"), "--merge measures nothing")
+    if server is None:
+        refuse_options(context, SERVER_SIDE[1:], "without --server its side is not measured")
+    if not sources:
+        refuse_options(context, DEVICE_SIDE, "without a head bundle the device's side is not measured")
+    if link_mbps is None:
+        refuse_options(context, ("link_latency_ms",), "without --link-mbps the transfer is not counted")
     options = SplitOptions(
         link=None if link_mbps is None else Link(link_mbps, link_latency_ms),
         dtype=known_dtype(dtype),
