@@ -65,6 +65,8 @@ def sweep(
             ``open_server``.
     """
     mode = mode_named(options.mode)
+    _require_different("head", [path.resolve() for path in bundles])
+    _require_different("engine", options.engines)
     heads = [read_bundle(path) for path in bundles]
     edges = [
         EdgeWork(head, rows.steps, engine, options.engine_options)
@@ -82,6 +84,12 @@ def sweep(
             on_parts=on_parts,
             on_turn=on_turn,
         )
+
+
+def _require_different(what: str, given: Sequence[object]) -> None:
+    for i, one in enumerate(given):
+        if one in given[:i]:
+            raise InputError(f"{what} {one} is given twice; give each once")
 
 
 def _server_works(server: SplitServer, heads: Sequence[HeadBundle], options: SweepOptions) -> list[ServerWork]:

@@ -1,5 +1,7 @@
 """`bench split` names the cheapest way that keeps every limit, or what would have to give."""
 
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from collafuse_benchmarks.choice import Limits, choose
 from collafuse_benchmarks.split_table import SplitRow
+from collafuse_runtimes.errors import InputError
 
 
 def way(
@@ -51,7 +54,9 @@ def test_what_was_not_measured_keeps_no_limit() -> None:
     choice = choose(WAYS, Limits(max_energy_j=1e9))
     assert choice.row is None
     assert choice.advice == ("--max-energy-j 1e+09 cannot be judged: joules not measured (no sensor)",)
-    assert choose([way(0.2, None, 0.3)], Limits(max_latency_ms=1e9)).advice == ("no way was measured on both sides",)
+    assert choose([way(0.2, None, 0.3)], Limits(max_latency_ms=1e9)).advice == (
+        "no way that makes images was measured on both sides",
+    )
 
 
 def test_advice_names_what_each_limit_would_have_to_be() -> None:
@@ -96,6 +101,52 @@ def keeps(row: SplitRow, limits: Limits) -> bool:
         (limits.min_handover_kid, row.handover_kid, -1),
     )
     return all(limit is None or (value is not None and sign * value <= sign * limit) for limit, value, sign in pairs)
+
+
+@given(st.floats(1, 1000), st.floats(0.01, 1))
+def test_a_limit_set_as_advised_is_kept(total_ms: float, noise: float) -> None:
+    ways = [way(0.2, total_ms, noise)]
+    for limits, name in (
+        (Limits(max_latency_ms=0.5), "max_latency_ms"),
+        (Limits(min_noise_level=1.0), "min_noise_level"),
+    ):
+        choice = choose(ways, limits)
+        if choice.row is None:
+            advised = float(re.findall(r"would have to be ([\d.]+):", choice.advice[0])[0])
+            assert choose(ways, Limits(**{name: advised})).row is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_latency_ms", math.nan), ("max_latency_ms", math.inf), ("max_latency_ms", 0), ("max_energy_j", -1),
+     ("min_noise_level", 7), ("min_noise_level", -0.1), ("min_handover_kid", math.nan)],
+)  # fmt: skip
+def test_limits_that_cannot_be_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')} .* out of range: valid are "):
+        Limits(**{name: value})
+
+
+def test_ways_that_make_no_images_are_not_chosen() -> None:
+    ways = (replace(WAYS[0], notes=("its images would not be images",)), *WAYS[1:])
+    choice = choose(ways, Limits(max_latency_ms=300))
+    assert choice.row is not None
+    assert (choice.row.cut_ratio, choice.admissible) == (0.2, 4)
+    assert choose(ways[:1], Limits(max_latency_ms=300)).advice == (
+        "no way that makes images was measured on both sides",
+    )
+
+
+def test_a_way_that_hands_nothing_over_keeps_every_disclosure_limit() -> None:
+    alone = replace(WAYS[-1], transfer_bytes=0)
+    choice = choose((*WAYS[:-1], alone), Limits(min_noise_level=1.0, min_handover_kid=1e6))
+    assert choice.row == alone
+
+
+def test_scores_that_were_not_given_are_not_judged() -> None:
+    choice = choose(WAYS[:2], Limits(min_handover_kid=1.0))
+    assert choice.advice == (
+        "--min-handover-kid 1 cannot be judged: KID of the hand-over tensors not given (--handover-kid)",
+    )
 
 
 @given(ways_strategy, limits_strategy)

@@ -1,11 +1,15 @@
 """Which cut, head and step count to take, given limits."""
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 from collafuse_benchmarks.document import figure
 from collafuse_benchmarks.split_table import SplitRow
+from collafuse_runtimes.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -13,16 +17,23 @@ class Limits:
     """What a way must keep; None is no limit.
 
     Attributes:
-        max_latency_ms: of the whole way; of its transfer only where a link was stated.
-        max_energy_j: gross joules an image, both sides.
+        max_latency_ms: above 0; of the whole way; of its transfer only where a link was stated.
+        max_energy_j: above 0; gross joules an image, both sides.
         min_noise_level: standard deviation of the noise in what is handed over, 0 to 1.
-        min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show.
+        min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show. A way
+            that hands nothing over keeps it.
     """
 
     max_latency_ms: float | None = None
     max_energy_j: float | None = None
     min_noise_level: float | None = None
     min_handover_kid: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, rule in RULES.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and rule.least <= value <= rule.most):
+                raise InputError(f"{rule.option} {value:g} out of range: valid are {rule.valid}")
 
     @property
     def is_empty(self) -> bool:
@@ -36,10 +47,18 @@ class _Rule:
     value: Callable[[SplitRow], float | None]
     is_upper: bool
     what: str
+    valid: str
+    least: float = -math.inf
+    most: float = math.inf
 
     def holds(self, row: SplitRow, limit: float) -> bool:
         value = self.value(row)
         return value is not None and (value <= limit if self.is_upper else value >= limit)
+
+    def keeping(self, value: float) -> str:
+        """Four digits, rounded so that the limit they state is kept."""
+        rounding = ROUND_CEILING if self.is_upper else ROUND_FLOOR
+        return figure(float(Context(prec=4, rounding=rounding).create_decimal(repr(value))), 4)
 
     def excess(self, row: SplitRow, limit: float) -> float:
         """How far beyond the limit, relative to it; infinite where it was not measured."""
@@ -50,11 +69,21 @@ class _Rule:
 
 
 RULES = {
-    "max_latency_ms": _Rule("--max-latency-ms", lambda row: row.total_ms, True, "milliseconds"),
-    "max_energy_j": _Rule("--max-energy-j", lambda row: row.total_j, True, "joules"),
-    "min_noise_level": _Rule("--min-noise-level", lambda row: row.noise_level, False, "noise level"),
+    "max_latency_ms": _Rule(
+        "--max-latency-ms", lambda row: row.total_ms, True, "milliseconds", "numbers above 0", sys.float_info.min
+    ),
+    "max_energy_j": _Rule(
+        "--max-energy-j", lambda row: row.total_j, True, "joules", "numbers above 0", sys.float_info.min
+    ),
+    "min_noise_level": _Rule(
+        "--min-noise-level", lambda row: row.noise_level, False, "noise level", "0 to 1", 0.0, 1.0
+    ),
     "min_handover_kid": _Rule(
-        "--min-handover-kid", lambda row: row.handover_kid, False, "KID of the hand-over tensors"
+        "--min-handover-kid",
+        lambda row: row.handover_kid if row.transfer_bytes else math.inf,
+        False,
+        "KID of the hand-over tensors",
+        "finite numbers",
     ),
 }
 
@@ -83,9 +112,9 @@ class Choice:
 def choose(rows: Sequence[SplitRow], limits: Limits) -> Choice:
     """The way that keeps all limits and costs least: gross energy where all of them have it, else time.
 
-    Ways with a side that was not measured are left out.
+    Ways with a side that was not measured are left out, and those that make no images (they have notes).
     """
-    whole = [row for row in rows if row.total_ms is not None]
+    whole = [row for row in rows if row.total_ms is not None and not row.notes]
     kept = [row for row in whole if not _broken(row, limits)]
     by = "total_j" if kept and all(row.total_j is not None for row in kept) else "total_ms"
     if kept:
@@ -102,22 +131,19 @@ def _broken(row: SplitRow, limits: Limits) -> list[str]:
 def _advice(rows: Sequence[SplitRow], limits: Limits) -> list[str]:
     """For every limit that alone stands in the way, the least that it would have to be; else the nearest way."""
     if not rows:
-        return ["no way was measured on both sides"]
+        return ["no way that makes images was measured on both sides"]
     lines = []
     for name, rule in RULES.items():
         limit = getattr(limits, name)
         if limit is None:
             continue
         others = [row for row in rows if not _broken(row, replace(limits, **{name: None}))]
-        values = [(rule.value(row), row) for row in others if rule.value(row) is not None]
+        values = [(value, row) for row in others if (value := rule.value(row)) is not None]
         if values:
-            best = (min if rule.is_upper else max)(values, key=lambda pair: pair[0] or 0.0)
-            value, row = best
-            lines.append(f"{rule.option} {limit:g} would have to be {figure(value, 4)}: {row.title}")
+            value, row = (min if rule.is_upper else max)(values, key=lambda pair: pair[0])
+            lines.append(f"{rule.option} {limit:g} would have to be {rule.keeping(value)}: {row.title}")
         elif others:
-            lines.append(
-                f"{rule.option} {limit:g} cannot be judged: {rule.what} not measured ({others[0].energy_reason})"
-            )
+            lines.append(f"{rule.option} {limit:g} cannot be judged: {rule.what} {_why_not(name, others[0])}")
     if lines:
         return lines
     nearest = min(
@@ -128,3 +154,7 @@ def _advice(rows: Sequence[SplitRow], limits: Limits) -> list[str]:
         for name in _broken(nearest, limits)
     )
     return [f"no single limit is to blame; nearest is {nearest.title}, which breaks {what}"]
+
+
+def _why_not(name: str, row: SplitRow) -> str:
+    return f"not measured ({row.energy_reason})" if name == "max_energy_j" else "not given (--handover-kid)"

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from string import Template
 
 NOT_MEASURED = "not measured"
 
@@ -97,7 +98,7 @@ def to_html(document: Document) -> str:
     """
     body = "\n".join(_html_block(block) for block in document.blocks)
     title = html.escape(document.title)
-    return _PAGE.replace("TITLE", title).replace("BODY", body)
+    return _PAGE.substitute(title=title, body=body)
 
 
 def _html_block(block: Block) -> str:
@@ -117,12 +118,12 @@ def _html_row(cells: Sequence[str], tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-_PAGE = """<!DOCTYPE html>
+_PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>TITLE</title>
+<title>$title</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
@@ -133,8 +134,8 @@ figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; } figca
 </style>
 </head>
 <body>
-<h1>TITLE</h1>
-BODY
+<h1>$title</h1>
+$body
 </body>
 </html>
-"""
+""")

@@ -1,6 +1,7 @@
 """Which page belongs to which report, and what a wall meter adds to one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from collafuse_benchmarks.document import Document
 from collafuse_benchmarks.page_energy import energy_document
 from collafuse_benchmarks.page_latency import latency_document
 from collafuse_benchmarks.page_split import split_document
+from collafuse_benchmarks.report_folder import FORMAT, JSON, read_report, readable, render, require_new, write_pages
+from collafuse_runtimes.atomic import new_directory
 from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.sealed import write_json
 
 PAGES: dict[str, Callable[[dict[str, Any]], Document]] = {
     latency.KIND: latency_document,
@@ -27,6 +31,41 @@ def make_document_of(kind: str) -> Callable[[dict[str, Any]], Document]:
     if kind not in PAGES:
         raise ArtefactError(f"report of kind {kind!r} is unknown; valid: {', '.join(PAGES)}")
     return PAGES[kind]
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A report written once more, and its page; ``note`` says what is not there."""
+
+    payload: dict[str, Any]
+    document: Document
+    note: str | None
+
+
+def remake(source: Path, out: Path, meter: Path | None = None) -> Remade:
+    """Write a report and its pages anew, all of it or nothing.
+
+    Args:
+        source: a report's folder or its JSON file.
+        out: new folder.
+        meter: CSV of a wall meter, to add to an energy report.
+
+    Raises:
+        InputError: ``out`` is not new, or the report is not of energy and there is a meter.
+        ArtefactError: a file is damaged, lacks a field or does not fit, or ``out`` cannot be written.
+    """
+    require_new(out)
+    payload = read_report(source)
+    with readable(source):
+        make_document = make_document_of(payload["kind"])
+        if meter is not None:
+            payload = with_wall_meter(payload, meter)
+        document = make_document(payload)
+        pages = render(document)
+    with new_directory(out) as folder:
+        write_json(folder / JSON, FORMAT, payload)
+        note = write_pages(folder, pages)
+    return Remade(payload, document, note)
 
 
 def with_wall_meter(payload: dict[str, Any], meter: Path) -> dict[str, Any]:

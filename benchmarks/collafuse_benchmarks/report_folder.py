@@ -1,15 +1,18 @@
 """Where a report is kept: report.json with every sample, and pages made from it for people."""
 
 import importlib.util
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from collafuse_benchmarks.document import Document, to_html, to_markdown
 from collafuse_runtimes import __version__
 from collafuse_runtimes.atomic import write_bytes
-from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
 from collafuse_runtimes.sealed import read_json, write_json
 
 FORMAT = "collafuse-bench"
@@ -34,10 +37,10 @@ class ReportFolder:
 
         Raises:
             InputError: the folder exists and is not empty.
-            ArtefactError: there is no folder to make it in.
+            ArtefactError: there is no folder to make it in, or it may not be written.
         """
         if folder is not None:
-            _require_new(folder)
+            require_new(folder)
         self._folder, self._kind, self._make_document = folder, kind, make_document
         self._created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.payload: dict[str, Any] | None = None
@@ -46,9 +49,14 @@ class ReportFolder:
     def __enter__(self) -> "ReportFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._folder is not None and self.payload is not None:
-            self.note = write_pages(self._folder, self._make_document(self.payload))
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._folder is None or self.payload is None:
+            return
+        try:
+            self.note = write_pages(self._folder, render(self._make_document(self.payload)))
+        except ArtefactError:
+            if kind is None or not issubclass(kind, CollafuseError):  # the first error says more
+                raise
 
     def save(self, report: dict[str, Any]) -> None:
         """Replace report.json.
@@ -56,10 +64,18 @@ class ReportFolder:
         Raises:
             ArtefactError: it cannot be written; the one before is intact.
         """
-        self.payload = {"kind": self._kind, "created": self._created, "collafuse_edge": __version__, **report}
+        payload = {"kind": self._kind, "created": self._created, "collafuse_edge": __version__, **report}
         if self._folder is not None:
+            was_there = self._folder.exists()
             self._folder.mkdir(exist_ok=True)
-            write_json(self._folder / JSON, FORMAT, self.payload)
+            try:
+                write_json(self._folder / JSON, FORMAT, payload)
+            except ArtefactError:
+                if not was_there:
+                    with suppress(OSError):
+                        self._folder.rmdir()
+                raise
+        self.payload = payload
 
 
 def read_report(path: Path, kind: str | None = None) -> dict[str, Any]:
@@ -75,21 +91,57 @@ def read_report(path: Path, kind: str | None = None) -> dict[str, Any]:
     return payload
 
 
-def write_pages(folder: Path, document: Document) -> str | None:
-    """Write report.md, and report.html where matplotlib is; a note where it is not.
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """For what is done with the payload of a report from outside.
+
+    Raises:
+        ArtefactError: the block stumbled over a field that is missing or of another type.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise ArtefactError(f"{path} lacks or mistypes a field ({why}); measure again with this release") from None
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A rendered document; ``html`` None where matplotlib is missing."""
+
+    markdown: str
+    html: str | None
+
+
+def render(document: Document) -> Pages:
+    """Everything a folder shows people."""
+    lacks_plots = document.has_plots and importlib.util.find_spec("matplotlib") is None
+    return Pages(to_markdown(document), None if lacks_plots else to_html(document))
+
+
+def write_pages(folder: Path, pages: Pages) -> str | None:
+    """Write report.md, and report.html where there is one; a note where there is none.
 
     Raises:
         ArtefactError: a page cannot be written.
     """
-    write_bytes(folder / MARKDOWN, to_markdown(document).encode())
-    if document.has_plots and importlib.util.find_spec("matplotlib") is None:
+    write_bytes(folder / MARKDOWN, pages.markdown.encode())
+    if pages.html is None:
         return NO_PLOTS
-    write_bytes(folder / HTML, to_html(document).encode())
+    write_bytes(folder / HTML, pages.html.encode())
     return None
 
 
-def _require_new(folder: Path) -> None:
+def require_new(folder: Path) -> None:
+    """Do nothing, or refuse a folder before anything is measured for it.
+
+    Raises:
+        InputError: it exists and is not empty.
+        ArtefactError: there is no folder to make it in, or it may not be written.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder; choose a new folder name or remove it")
     if not folder.parent.is_dir():
         raise ArtefactError(f"cannot write {folder}: there is no folder {folder.parent}; create it first")
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK):
+        raise ArtefactError(f"cannot write {folder}: this user may not write there; choose a writable folder")

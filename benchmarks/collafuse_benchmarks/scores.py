@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.errors import ArtefactError, InputError
-from collafuse_runtimes.sealed import read_bytes
+from collafuse_runtimes.sealed import canonical, read_bytes
 
 SAME = ("extractor_sha256", "real", "real_count", "subset_size", "seed")
 """What must agree before two scores may stand in one column."""
@@ -27,11 +27,23 @@ def read_scores(option: str, texts: Sequence[str]) -> dict[float, dict[str, Any]
             raise InputError(f"--{option} gives c = {c:g} twice; give one file for each cut")
         scores[c] = _read_score(path)
     for field in SAME:
-        values = {c: score[field] for c, score in scores.items()}
+        values = {c: canonical(score[field]) for c, score in scores.items()}
         if len(set(values.values())) > 1:
-            listed = ", ".join(f"c = {c:g}: {value}" for c, value in values.items())
+            listed = ", ".join(f"c = {c:g}: {value.decode()}" for c, value in values.items())
             raise InputError(f"--{option}: scores of different {field} cannot be compared ({listed}); evaluate again")
     return scores
+
+
+def require_cuts(option: str, scores: dict[float, dict[str, Any]], cuts: Collection[float]) -> None:
+    """Do nothing, or refuse a score that no row would show.
+
+    Raises:
+        InputError: names the cut and those there are.
+    """
+    for c in scores:
+        if c not in cuts:
+            valid = ", ".join(f"{cut:g}" for cut in sorted(cuts))
+            raise InputError(f"--{option} is given for c = {c:g}, which is not in this report; valid: {valid}")
 
 
 def means(scores: dict[float, dict[str, Any]]) -> dict[float, float]:
@@ -52,10 +64,13 @@ def _parse(option: str, text: str) -> tuple[float, Path]:
 
 def _read_score(path: Path) -> dict[str, Any]:
     try:
-        score = json.loads(read_bytes(path))
-        if not all(field in score for field in SAME) or not math.isfinite(score["kid_mean"]):
-            raise ValueError("fields are missing")
-    except (ValueError, KeyError, TypeError) as error:
+        score: dict[str, Any] = json.loads(read_bytes(path))
+        if lacking := [field for field in SAME if field not in score]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        canonical(score)  # refuses NaN and infinity
+        kid = score["kid_mean"]
+        if isinstance(kid, bool) or not math.isfinite(kid):
+            raise ValueError(f"kid_mean is {kid}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ArtefactError(f"{path} is not what `evaluate --json` prints ({error}); write it again") from None
-    found: dict[str, Any] = score
-    return found
+    return score

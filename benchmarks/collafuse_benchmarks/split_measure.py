@@ -72,8 +72,8 @@ def measure_parts(
     """A part for each side that has work; one image at a time, all ways in turns.
 
     Args:
-        on_parts: given the parts so far after every turn and every energy measurement; what it was last given is what
-            an interruption leaves.
+        on_parts: given the parts so far, first without a sample, then after every turn and every energy measurement;
+            what it was last given is what an interruption leaves.
 
     Raises:
         PlanMismatch: plans that differ in more than their cut.
@@ -100,6 +100,7 @@ def measure_parts(
                 way.row = replace(way.row, samples_ms=tuple(samples[str(i)]))
             on_parts(parts())
 
+        on_parts(parts())
         save(collect_in_turns({str(i): way.measure for i, way in enumerate(ways)}, mode, save, on_turn=on_turn))
         for way in ways:
             way.row = replace(way.row, energy=measure_energy(way.work, _title(way)))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,14 +113,19 @@ def golden_handover(bundle: HeadBundle) -> Handover:
     )
 
 
-def handover_bytes(plan: SplitPlan, dtype: str = "float32") -> int:
-    """Size of a hand-over file with one tensor of this plan: tensor, seal and all. At c = 1 nothing is handed over."""
+@lru_cache
+def handover_bytes(plan: SplitPlan, steps: int | None = None, dtype: str = "float32") -> int:
+    """Size of a hand-over file with one tensor of this plan: tensor, seal and all. At c = 1 nothing is handed over.
+
+    Args:
+        steps: of the server, whose timesteps the file lists; None is every step.
+    """
     if plan.t_c == 0:
         return 0
     import numpy as np
 
     x_tc = np.ones((1, *plan.image_shape), np.float32)
-    timesteps = tuple(t for t, _ in plan.server_transitions())
+    timesteps = tuple(t for t, _ in plan.server_transitions(steps))
     with TemporaryDirectory(prefix="collafuse-bench-") as folder:
         path = Path(folder) / "x.tc.safetensors"
         write_handover(path, Handover(x_tc, plan, 0, 0, Sampler().to_dict(), timesteps, "0" * 64), dtype)
@@ -127,7 +133,12 @@ def handover_bytes(plan: SplitPlan, dtype: str = "float32") -> int:
 
 
 def noise_level(plan: SplitPlan) -> float:
-    """Standard deviation of the noise in a hand-over tensor, sqrt(1 - alpha_bar_n): 0 for an image, 1 for noise."""
+    """Standard deviation of the noise in a hand-over tensor, sqrt(1 - alpha_bar_n): 0 for an image, 1 for noise.
+
+    At c = 1 nothing is handed over, and the device starts from noise alone.
+    """
+    if plan.t_c == 0:
+        return 1.0
     return math.sqrt(1 - plan.alpha_bar_at(plan.handover_level))
 
 

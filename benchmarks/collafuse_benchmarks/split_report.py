@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from collafuse_benchmarks.choice import Limits, choose
-from collafuse_benchmarks.report_folder import read_report
-from collafuse_benchmarks.scores import means
+from collafuse_benchmarks.document import to_markdown
+from collafuse_benchmarks.page_split import split_document
+from collafuse_benchmarks.report_folder import read_report, readable
+from collafuse_benchmarks.scores import means, require_cuts
 from collafuse_benchmarks.split_parts import require_same_family
 from collafuse_benchmarks.split_table import Link, join, share_checks
 from collafuse_runtimes.errors import InputError
@@ -40,9 +43,13 @@ def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dic
 
     Raises:
         PlanMismatch: they are of plans that differ in more than the cut.
+        InputError: there are none, or a score is of a cut that they have not.
     """
     names = [f"part {i + 1} ({part['side']}, {part['machine']})" for i, part in enumerate(parts)]
     plan = require_same_family(dict(zip(names, parts, strict=True)))
+    cuts = {row["cut_ratio"] for part in parts for row in part["rows"]}
+    require_cuts("image-kid", options.image_scores, cuts)
+    require_cuts("handover-kid", options.handover_scores, cuts)
     rows = join(plan, parts, options.link, options.dtype, means(options.handover_scores), means(options.image_scores))
     choice = None if options.limits.is_empty else choose(rows, options.limits).to_dict()
     return {
@@ -63,17 +70,26 @@ def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dic
     }
 
 
-def read_parts(paths: Sequence[Any]) -> list[dict[str, Any]]:
+def read_parts(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The parts of split reports, in order.
 
     Raises:
         InputError: none is given, or one is given twice.
-        ArtefactError: a report is damaged or of another kind.
+        ArtefactError: a report is damaged, lacks a field or is of another kind.
     """
     if not paths:
         raise InputError("--merge needs split reports, for example: bench split --merge edge/ server/")
-    parts = [part for path in paths for part in read_report(path, KIND)["parts"]]
+    parts = [part for path in paths for part in _parts_of(path)]
     for i, part in enumerate(parts):
         if part in parts[:i]:
             raise InputError(f"the {part['side']} part of {part['machine']} is given twice; give each report once")
+    return parts
+
+
+def _parts_of(path: Path) -> list[dict[str, Any]]:
+    """Its page is made from nothing but its parts, so that what a table needs is there."""
+    payload = read_report(path, KIND)
+    with readable(path):
+        parts: list[dict[str, Any]] = payload["parts"]
+        to_markdown(split_document({**payload, **split_payload(parts, SplitOptions())}))
     return parts

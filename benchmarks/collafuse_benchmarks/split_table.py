@@ -138,7 +138,7 @@ def _join_row(
     dtype: str,
     kids: tuple[float | None, float | None],
 ) -> SplitRow:
-    size = handover_bytes(plan, dtype)
+    size = handover_bytes(plan, None if server is None else server["steps"], dtype)
     server_ms, server_j, server_scope = _cost(server, plan.t_c == 0)
     edge_ms, edge_j, edge_scope = _cost(edge, plan.cut == 0)
     transfer_ms = None if link is None else link.transfer_ms(size)

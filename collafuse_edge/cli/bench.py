@@ -19,7 +19,7 @@ from collafuse_edge.cli.edge import (
     ThreadsOption,
     TrustOption,
 )
-from collafuse_edge.cli.output import JsonOption, emit, line_printer
+from collafuse_edge.cli.output import JsonOption, emit, line_printer, refuse_options
 
 if TYPE_CHECKING:
     from collafuse_benchmarks.document import Document
@@ -37,6 +37,8 @@ OutOption = Annotated[
 ]
 GpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads.")]
 MakeDocument = Callable[[dict[str, Any]], "Document"]
+DEVICE_SIDE = ("engine", "threads", "device", "cache")
+SERVER_SIDE = ("server", "cuts", "server_steps", "server_device")
 
 
 @app.command()
@@ -136,6 +138,7 @@ def energy(
 
 @app.command()
 def split(
+    context: typer.Context,
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -192,6 +195,14 @@ def split(
     from collafuse_benchmarks.split_table import Link
     from collafuse_edge.cli.server import known_dtype
 
+    if merge:
+        refuse_options(context, (*DEVICE_SIDE, *SERVER_SIDE, "mode", "gpu"), "--merge measures nothing")
+    if server is None:
+        refuse_options(context, SERVER_SIDE[1:], "without --server its side is not measured")
+    if not sources:
+        refuse_options(context, DEVICE_SIDE, "without a head bundle the device's side is not measured")
+    if link_mbps is None:
+        refuse_options(context, ("link_latency_ms",), "without --link-mbps the transfer is not counted")
     options = SplitOptions(
         link=None if link_mbps is None else Link(link_mbps, link_latency_ms),
         dtype=known_dtype(dtype),
@@ -236,20 +247,15 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Make the pages of a report anew, on any machine; with --meter, with the energy that a wall meter saw."""
-    from collafuse_benchmarks.pages import make_document_of, with_wall_meter
-    from collafuse_benchmarks.report_folder import read_report
+    from collafuse_benchmarks.pages import remake
 
-    payload = read_report(source)
-    if meter is not None:
-        payload = with_wall_meter(payload, meter)
-    with _report(out, payload["kind"], make_document_of(payload["kind"]), as_json) as folder:
-        folder.save(payload)
+    made = remake(source, out, meter)
+    _print_report(made.payload, made.document, out, made.note, as_json)
 
 
 @contextmanager
 def _report(out: Path | None, kind: str, make_document: MakeDocument, as_json: bool) -> "Iterator[ReportFolder]":
     """The report's folder, printed when the block ends well. SIGTERM ends the block as Ctrl-C does."""
-    from collafuse_benchmarks.document import to_markdown
     from collafuse_benchmarks.report_folder import ReportFolder
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -259,12 +265,20 @@ def _report(out: Path | None, kind: str, make_document: MakeDocument, as_json: b
     finally:
         signal.signal(signal.SIGTERM, before)
     assert folder.payload is not None
-    lines = [] if as_json else [to_markdown(make_document(folder.payload)).rstrip("\n")]
+    _print_report(folder.payload, make_document(folder.payload), out, folder.note, as_json)
+
+
+def _print_report(
+    payload: dict[str, Any], document: "Document", out: Path | None, note: str | None, as_json: bool
+) -> None:
+    from collafuse_benchmarks.document import to_markdown
+
+    lines = [to_markdown(document).rstrip("\n")]
     if out is not None:
         lines.append(f"wrote     {out}")
-    if folder.note is not None:
-        lines.append(f"note      {folder.note}")
-    emit(folder.payload, as_json, *lines)
+    if note is not None:
+        lines.append(f"note      {note}")
+    emit(payload, as_json, *lines)
 
 
 def _phase_printer() -> Callable[[str, float], None]:

@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from collafuse_edge.cli.edge import CacheOption, DeviceOption
-from collafuse_edge.cli.output import EtaOption, JsonOption, OptionalOutFolder, SamplerOption, emit, stage_printer
+from collafuse_edge.cli.output import (
+    EtaOption,
+    JsonOption,
+    OptionalOutFolder,
+    SamplerOption,
+    emit,
+    refuse_options,
+    stage_printer,
+)
 from collafuse_runtimes.errors import InputError
 
 CalibrationOption = Annotated[
@@ -47,21 +55,13 @@ def export(
     With --engine: build the TensorRT engine of a bundle on this machine, ahead of its first use.
     """
     if engine is not None:
-        _refuse(context, EXPORT_ONLY, "--engine builds from a finished bundle")
+        refuse_options(context, EXPORT_ONLY, "--engine builds from a finished bundle")
         _build_engine(source, engine, device, cache, max_batch, embed, as_json)
     elif out is None:
         raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
     else:
-        _refuse(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
+        refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         _export_head(source, out, cut_ratio, steps, sampler, eta, precision, opset, calibration, force, as_json)
-
-
-def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Options that would do nothing are refused, not ignored."""
-    for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise InputError(f"{why}; leave out --{name.replace('_', '-')}")
 
 
 def _export_head(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.errors import ArtefactError, InputError
 
 
 def _file_to_write(path: Path) -> Path:
@@ -46,6 +46,18 @@ SamplerOption = Annotated[str, typer.Option(help="ddim or ddpm.")]
 EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Options that would do nothing are refused, not ignored.
+
+    Raises:
+        InputError: one of ``names`` stands on the command line.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{why}; leave out --{name.replace('_', '-')}")
 
 
 def emit(result: dict[str, Any], as_json: bool, *lines: str) -> None:
