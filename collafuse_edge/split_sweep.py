@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from collafuse_benchmarks.energy import EnergySettings, measure_energy
+from collafuse_benchmarks.energy import EnergyInterrupted, EnergySettings, measure_energy
 from collafuse_benchmarks.sensors import Found, find_sensors
-from collafuse_benchmarks.split_measure import EdgeWork, ServerWork, measure_parts
+from collafuse_benchmarks.split_measure import EdgeWork, KeepEnergy, MeasureEnergy, ServerWork, measure_parts
 from collafuse_benchmarks.split_parts import Part, with_cut
 from collafuse_benchmarks.timing import mode_named
 from collafuse_edge.split_server import SplitServer, open_server
@@ -127,19 +126,26 @@ def _parse_cuts(text: str) -> list[float]:
     return cuts
 
 
-def _energy_measure(
-    found: Found, settings: EnergySettings, on_phase: Callable[[str, float], None]
-) -> Callable[[Callable[[], int], str], dict[str, Any]]:
+def _energy_measure(found: Found, settings: EnergySettings, on_phase: Callable[[str, float], None]) -> MeasureEnergy:
     """Energy of one way; without a sensor no time is spent on it, and the reason is kept."""
 
-    def measure(work: Callable[[], int], name: str) -> dict[str, Any]:
+    def measure(work: Callable[[], int], name: str, keep: KeepEnergy) -> None:
         if not found.sensors:
             why = "; ".join(f"{kind}: {reason}" for kind, reason in found.reasons.items())
-            return {"energy": None, "reason": why, "reasons": dict(found.reasons)}
-        result = measure_energy(
-            work, found.sensors, settings, reasons=found.reasons,
-            on_progress=lambda phase, share: on_phase(f"energy of {name}: {phase}", share),
-        )  # fmt: skip
-        return result.to_dict()
+            keep({"energy": None, "reason": why, "reasons": dict(found.reasons)})
+            return
+        try:
+            result = measure_energy(
+                work,
+                found.sensors,
+                settings,
+                reasons=found.reasons,
+                on_progress=lambda phase, share: on_phase(f"energy of {name}: {phase}", share),
+                on_result=lambda so_far: keep(so_far.to_dict()),
+            )
+        except EnergyInterrupted as stopped:
+            keep(stopped.result.to_dict())
+            raise
+        keep(result.to_dict())
 
     return measure

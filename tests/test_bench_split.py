@@ -49,6 +49,7 @@ def row(c: float, steps: int, ms: float, energy: dict[str, Any] | None = None, *
         "samples_ms": [ms] * 10,
         "energy": energy,
         "note": None,
+        "is_right": True,
         "summary": {"median": ms, "interval": [ms, ms], "cv": 0.0, "is_steady": True, "count": 10},
         **changes,
     }

@@ -120,6 +120,7 @@ def measure_energy(
     *,
     reasons: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
+    on_result: Callable[[EnergyResult], None] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> EnergyResult:
     """Measure idle power, then energy per image over trials of ``work``, then idle power again.
@@ -130,13 +131,20 @@ def measure_energy(
         sensors: may be none: the result then tells images and seconds, and why there is no energy. Not closed.
         reasons: of sensors that cannot be used, as ``Found.reasons``; kept in the result.
         on_progress: told a few times a second, in the measured windows too: let it be cheap.
+        on_result: given the result so far between two windows: what it was last given is what a kill leaves.
 
     Raises:
         InputError: ``work`` returned no count of images, or two sensors have one name.
         EnergyInterrupted: Ctrl-C; carries the result so far.
     """
     with PowerLog(sensors, clock=clock) as log:
-        run = _Run(work, [sensor.info.name for sensor in sensors], settings, log, clock, on_progress)
+
+        def tell() -> None:
+            if on_result is not None:
+                run.settle()
+                on_result(_result(run, sensors, reasons or {}, complete=False))
+
+        run = _Run(work, [sensor.info.name for sensor in sensors], settings, log, clock, on_progress, tell)
         try:
             run.measure()
         except KeyboardInterrupt as stop:
@@ -157,9 +165,10 @@ class _Run:
         log: PowerLog,
         clock: Clock,
         on_progress: Progress | None,
+        on_window: Callable[[], None],
     ) -> None:
         self.settings, self.log = settings, log
-        self._work, self._clock, self._on_progress = work, clock, on_progress
+        self._work, self._clock, self._on_progress, self._on_window = work, clock, on_progress, on_window
         self._awaited = list(names)
         self._idle_before: Window | None = None
         self._trials: list[Trial] = []
@@ -177,7 +186,9 @@ class _Run:
         self.settle()
         self._idle_before = self._idle("idle before")
         for k in range(settings.trials):
+            self._on_window()
             self._trials.append(self._trial(f"trial {k + 1} of {settings.trials}"))
+        self._on_window()
         self._idle_after = self._idle("idle after")
         self.settle()
 

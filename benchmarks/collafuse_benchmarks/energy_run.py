@@ -34,7 +34,7 @@ def measure_head_energy(
 
     Args:
         found: the sensors of this machine.
-        on_report: given the report at the end, or, broken off, what there is of it.
+        on_report: given the report so far between two windows and at the end, or, broken off, what there is of it.
 
     Returns:
         The report, JSON-ready: ``subject``, ``engine``, ``batch``, ``build``, ``state_before``, ``state_after``,
@@ -77,11 +77,19 @@ def measure_head_energy(
 
     with engine:
         try:
-            result = measure_energy(work, found.sensors, settings, reasons=found.reasons, on_progress=on_progress)
+            result = measure_energy(
+                work,
+                found.sensors,
+                settings,
+                reasons=found.reasons,
+                on_progress=on_progress,
+                on_result=lambda so_far: on_report(with_energy(so_far.to_dict())),
+            )
         except EnergyInterrupted as stopped:
             on_report(with_energy(stopped.result.to_dict()))
             raise
-        report["check"] = check_engine(load, engine)
+        on_report(with_energy(result.to_dict()))
+        report["check"] = check_engine([load], engine)
     after = read_device_state()
     report |= {"state_after": after.to_dict(), "changes": list(changes(before, after)), "complete": result.complete}
     whole = with_energy(result.to_dict())

@@ -120,7 +120,8 @@ def measure_latency(
         handover_path, handover: a hand-over file of the head's plan and what is in it.
         steps: a baked step count; None takes the bundle's first.
         batches: images at once, each measured in all scopes.
-        on_report: given the report so far every few seconds: what it was last given is what an interruption leaves.
+        on_report: given the report so far every few seconds and after every stage: what it was last given is what an
+            interruption leaves.
         on_stage: told what is measured now.
 
     Raises:
@@ -148,14 +149,18 @@ def measure_latency(
         report = replace(report, load_ms=(time.perf_counter() - begun) * 1e3)
         for load in loads:
             report = _measure_batch(report, load, engine, mode, free_before, index, on_report, on_stage)
+            on_report(report)
         on_stage("check of the output")
-        report = replace(report, check=check_engine(loads[0], engine))
+        report = replace(report, check=check_engine(loads, engine))
+        on_report(report)
     on_stage("cold starts")
-    starts = [cold_start(bundle.path, handover_path, engine_name, options, count) for _ in range(mode.cold_starts)]
+    for _ in range(mode.cold_starts):
+        start = cold_start(bundle.path, handover_path, engine_name, options, count)
+        report = replace(report, cold_starts=(*report.cold_starts, start))
+        on_report(report)
     after = read_device_state()
     report = replace(
         report,
-        cold_starts=tuple(starts),
         state_after=after.to_dict(),
         changes=tuple(changes(before, after)),
         complete=True,

@@ -65,7 +65,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         "none"
         if edge is None
         else f"{edge['network']['preset']} ({edge['name']}), {edge['precision']}, {edge['engine']}"
-    )
+    ) + _origin(row)
     return (
         f"c = {row['cut_ratio']:g}",
         _steps(server, row["server_ms"]),
@@ -83,6 +83,10 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         _score(row["handover_kid"]),
         _score(row["image_kid"]),
     )
+
+
+def _origin(row: dict[str, Any]) -> str:
+    return "" if row["origin"] is None else f" ({row['origin']})"
 
 
 def _score(value: float | None) -> str:
@@ -134,7 +138,7 @@ def _choice(payload: dict[str, Any]) -> list[Block]:
         "no head"
         if row["edge"] is None
         else f"{row['edge']['name']}, {row['edge']['steps']} steps, {row['edge']['engine']}"
-    )
+    ) + _origin(row)
     cost = f"{figure(row['total_ms'], 4)} ms, {figure(row['total_j'], 3)} J"
     return [
         Heading("Choice"),
@@ -193,7 +197,7 @@ def _shares(checks: list[dict[str, Any]]) -> list[Block]:
         return []
     rows = tuple(
         (
-            check["side"],
+            f"{check['side']}, part {check['part']}",
             check["way"],
             ", ".join(map(str, check["steps"])),
             ", ".join(f"{ratio:.3f}" for ratio in check["ratio"]),
@@ -216,15 +220,27 @@ def _shares(checks: list[dict[str, Any]]) -> list[Block]:
 
 def _parts(parts: list[dict[str, Any]]) -> list[Block]:
     blocks: list[Block] = []
-    for part in parts:
+    for number, part in enumerate(parts, 1):
         rows = tuple(_part_row(row) for row in part["rows"])
         blocks += [
-            Heading(f"{part['side'].capitalize()} side on {part['machine']}"),
+            Heading(f"Part {number}: {part['side']} side on {part['machine']}"),
             Paragraph(
                 f"Mode {part['mode']}, one image at a time, all ways in turns. Plan family {part['family'][:16]}."
             ),
             Table(
-                ("c", "what", "steps", "engine", "median ms", "95 % interval", "cv", "samples", "joules, gross"), rows
+                (
+                    "c",
+                    "what",
+                    "steps",
+                    "engine",
+                    "median ms",
+                    "95 % interval",
+                    "cv",
+                    "samples",
+                    "joules, gross",
+                    "output",
+                ),
+                rows,
             ),
             *machine_section(part["state_before"], part["state_after"], part["changes"]),
         ]
@@ -238,10 +254,19 @@ def _part_row(row: dict[str, Any]) -> tuple[str, ...]:
         f"{s['info']['name']} ({s['info']['scope']}): {figure(s['gross']['mean'])} +- {figure(s['gross']['std'], 2)}"
         for s in (row["energy"] or {}).get("energy") or ()
     )
+    output = {True: "right", False: "WRONG", None: "not checked"}[row["is_right"]]
     if summary is None:
-        return (*what, NOT_MEASURED, "", "", "0", joules or NOT_MEASURED)
+        return (*what, NOT_MEASURED, "", "", "0", joules or NOT_MEASURED, output)
     low, high = summary["interval"] or (None, None)
     interval = "too few samples" if low is None else f"{figure(low, 4)} to {figure(high, 4)}"
     cv = NOT_MEASURED if summary["cv"] is None else f"{summary['cv']:.1%}"
     unsteady = ", unsteady" if summary["is_steady"] is False else ""
-    return (*what, figure(summary["median"], 4), interval, cv + unsteady, str(summary["count"]), joules or NOT_MEASURED)
+    return (
+        *what,
+        figure(summary["median"], 4),
+        interval,
+        cv + unsteady,
+        str(summary["count"]),
+        joules or NOT_MEASURED,
+        output,
+    )

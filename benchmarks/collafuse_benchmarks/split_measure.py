@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan
 
-MeasureEnergy = Callable[[Callable[[], int], str], dict[str, Any] | None]
-"""(work that returns how many images it made, name) -> ``EnergyResult.to_dict`` or None."""
+KeepEnergy = Callable[[dict[str, Any] | None], None]
+MeasureEnergy = Callable[[Callable[[], int], str, KeepEnergy], None]
+"""Told (work that returns how many images it made, name, what to give each ``EnergyResult.to_dict`` to)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def measure_parts(
     servers: Sequence[ServerWork],
     mode: Mode,
     *,
-    measure_energy: MeasureEnergy = lambda *_: None,
+    measure_energy: MeasureEnergy,
     on_parts: Callable[[tuple[Part, ...]], None] = lambda _: None,
     on_turn: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Part, ...]:
@@ -77,7 +79,7 @@ def measure_parts(
 
     Raises:
         PlanMismatch: plans that differ in more than their cut.
-        CheckFailed: an engine or the server computes something wrong (the parts are saved before).
+        CheckFailed: an engine or the server computes something wrong (the parts say so, and are given before).
         InputError, EngineUnavailable, ArtefactError: as ``open_engine``.
     """
     named = {str(edge.bundle.path): edge.bundle.plan for edge in edges} | {work.name: work.plan for work in servers}
@@ -103,14 +105,33 @@ def measure_parts(
         on_parts(parts())
         save(collect_in_turns({str(i): way.measure for i, way in enumerate(ways)}, mode, save, on_turn=on_turn))
         for way in ways:
-            way.row = replace(way.row, energy=measure_energy(way.work, _title(way)))
-            on_parts(parts())
+            measure_energy(way.work, _title(way), partial(_keep_energy, way, lambda: on_parts(parts())))
+        failures = []
         for way in ways:
-            way.check()
+            failures += _failure_of(way)
+            on_parts(parts())
     end = read_device_state()
     whole: tuple[Part, ...] = parts(True, end.to_dict(), changes(before, end))
     on_parts(whole)
+    for failure in failures:
+        raise failure
     return whole
+
+
+def _keep_energy(way: _Way, save: Callable[[], None], energy: dict[str, Any] | None) -> None:
+    way.row = replace(way.row, energy=energy)
+    save()
+
+
+def _failure_of(way: _Way) -> list[CheckFailed]:
+    """Nothing where its output is right."""
+    try:
+        way.check()
+    except CheckFailed as failure:
+        way.row = replace(way.row, is_right=False)
+        return [failure]
+    way.row = replace(way.row, is_right=True)
+    return []
 
 
 def _title(way: _Way) -> str:
@@ -134,7 +155,7 @@ def _edge_way(edge: EdgeWork, opened: dict[tuple[str, str], Engine], stack: Exit
         row,
         host_timed(lambda i: load.denoise(engine, i)),
         lambda: len(load.denoise(engine, 0)),
-        lambda: require_right(check_engine(load, engine), f"{bundle.path} on {edge.engine}"),
+        lambda: require_right(check_engine([load], engine), f"{bundle.path} on {edge.engine}"),
     )
 
 

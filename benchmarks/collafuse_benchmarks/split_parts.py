@@ -30,7 +30,8 @@ class Row:
         precision: of the network.
         samples_ms: whole trajectories, host tensor to host tensor.
         energy: ``EnergyResult.to_dict``; None where energy was not asked for.
-        note: what a reader must know; None for nothing.
+        note: why what it makes is no image; None where it is one.
+        is_right: whether the check of its output, after the timing, passed; None where it was not reached.
     """
 
     cut_ratio: float
@@ -42,6 +43,7 @@ class Row:
     samples_ms: tuple[float, ...]
     energy: dict[str, Any] | None = None
     note: str | None = None
+    is_right: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the summary."""

@@ -58,7 +58,8 @@ class SplitRow:
         energy_reason: why ``total_j`` is None.
         handover_kid, image_kid: from `evaluate`, where given: distance of the hand-over tensors and of the finished
             images from real images.
-        notes: what a reader must know.
+        notes: why it makes no images, or wrong ones; empty where it does.
+        origin: which parts it is joined from, where a side has several; None where each has one.
     """
 
     cut_ratio: float
@@ -79,13 +80,14 @@ class SplitRow:
     handover_kid: float | None
     image_kid: float | None
     notes: tuple[str, ...]
+    origin: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the raw samples stay with the parts."""
         slim = {
             side: None
             if row is None
-            else {k: v for k, v in row.items() if k not in ("samples_ms", "energy", "cut_ratio", "note")}
+            else {k: v for k, v in row.items() if k not in ("samples_ms", "energy", "cut_ratio", "note", "origin")}
             for side, row in (("server", self.server), ("edge", self.edge))
         }
         return {**asdict(self), **slim}
@@ -93,12 +95,10 @@ class SplitRow:
     @property
     def title(self) -> str:
         """For tables and messages."""
-        if self.cut == 0:
-            return "c = 0, all on the server"
-        where = f"c = {self.cut_ratio:g}"
-        if self.edge is None:
-            return where
-        return f"{where}, {self.edge['name']}, {self.edge['steps']} steps on {self.edge['engine']}"
+        where = "c = 0, all on the server" if self.cut == 0 else f"c = {self.cut_ratio:g}"
+        if self.edge is not None:
+            where += f", {self.edge['name']}, {self.edge['steps']} steps on {self.edge['engine']}"
+        return where if self.origin is None else f"{where} ({self.origin})"
 
 
 def join(
@@ -115,9 +115,11 @@ def join(
         parts: ``Part.to_dict`` of one family of plans.
     """
     sides: dict[str, dict[float, list[dict[str, Any]]]] = {side: defaultdict(list) for side in ("server", "edge")}
-    for part in parts:
+    several = {side: sum(part["side"] == side for part in parts) > 1 for side in sides}
+    for number, part in enumerate(parts, 1):
+        origin = f"{part['side']} of part {number}" if several[part["side"]] else None
         for row in part["rows"]:
-            sides[part["side"]][row["cut_ratio"]].append({**row, "machine": part["machine"]})
+            sides[part["side"]][row["cut_ratio"]].append({**row, "machine": part["machine"], "origin": origin})
     rows = []
     for c in sorted(sides["server"].keys() | sides["edge"].keys()):
         kids = ((handover_kids or {}).get(c), (image_kids or {}).get(c))
@@ -162,8 +164,14 @@ def _join_row(
         energy_reason=None if not missing else f"{' and '.join(missing)}: {_why(server, edge, missing)}",
         handover_kid=kids[0],
         image_kid=kids[1],
-        notes=tuple(row["note"] for row in (server, edge) if row is not None and row["note"]),
+        notes=tuple(note for row in (server, edge) if row is not None for note in _notes(row)),
+        origin=", ".join(row["origin"] for row in (server, edge) if row is not None and row["origin"]) or None,
     )
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    wrong = f"the output of {row['name']} on {row['engine']} was wrong, so its times mean nothing"
+    return [row["note"]] * bool(row["note"]) + [wrong] * (row["is_right"] is False)
 
 
 def _cost(row: dict[str, Any] | None, has_no_step: bool) -> tuple[float | None, float | None, str | None]:
@@ -211,13 +219,14 @@ class ShareCheck:
     """Do the times of one side follow its step counts?
 
     Attributes:
-        side, machine, way: whose.
+        side, part, machine, way: whose; parts are counted from 1.
         steps, ratio: step counts, and for each the time relative to the most steps, over the steps' own ratio:
             1 where time follows the steps.
         holds: whether all are within 10 % of 1.
     """
 
     side: str
+    part: int
     machine: str
     way: str
     steps: tuple[int, ...]
@@ -226,22 +235,22 @@ class ShareCheck:
 
 
 def share_checks(parts: Sequence[Mapping[str, Any]]) -> tuple[ShareCheck, ...]:
-    """One check for every network, precision and engine that was measured at two step counts and more."""
-    groups: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
-    for part in parts:
+    """One check for every network, precision and engine that a part has at two step counts and more."""
+    groups: dict[tuple[str, int, str, str], dict[int, float]] = defaultdict(dict)
+    for number, part in enumerate(parts, 1):
         for row in part["rows"]:
             if row["summary"] is None:
                 continue
             way = (
                 f"{row['network']['preset']} {row['network']['weights_sha256'][:8]} {row['precision']} {row['engine']}"
             )
-            groups[part["side"], part["machine"], way][row["steps"]] = row["summary"]["median"]
+            groups[part["side"], number, part["machine"], way][row["steps"]] = row["summary"]["median"]
     checks = []
-    for (side, machine, way), times in groups.items():
+    for whose, times in groups.items():
         if len(times) > 1:
             steps = sorted(times)
             per_step = times[steps[-1]] / steps[-1]
             ratio = tuple(times[count] / count / per_step for count in steps)
             holds = all(abs(value - 1) <= SHARE_TOLERANCE for value in ratio)
-            checks.append(ShareCheck(side, machine, way, tuple(steps), ratio, holds))
+            checks.append(ShareCheck(*whose, tuple(steps), ratio, holds))
     return tuple(checks)

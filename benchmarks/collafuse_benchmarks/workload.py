@@ -1,6 +1,6 @@
 """What is timed: an engine on real hand-over tensors, a fresh batch in every run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,25 +84,30 @@ class Workload:
         return sum(len(encode_png(image)) for image in images)
 
 
-def check_engine(workload: Workload, engine: Engine) -> dict[str, Any]:
+def check_engine(workloads: Sequence[Workload], engine: Engine) -> dict[str, Any]:
     """Is what was timed right? The golden trajectories hold, a batch gives its own images, and the same ones again.
 
+    Args:
+        workloads: of that engine's bundle, one for each batch size that was timed.
+
     Returns:
-        JSON-ready: ``verify`` (``VerifyReport``), ``repeat_max_abs`` (two runs of one batch), ``batches_differ``,
-        ``passed``.
+        JSON-ready: ``verify`` (``VerifyReport``), ``repeat_max_abs`` (two runs of one batch, the worst; None where a
+        run gave NaN), ``batches_differ`` (None where there was one batch only), ``passed``.
     """
     report = verify_engine(engine)
-    first, other, again = (workload.denoise(engine, i) for i in (0, 1, 0))
-    repeat = compare(again, first)
+    repeats, differ = [], []
+    for workload in workloads:
+        first, other, again = (workload.denoise(engine, i) for i in (0, 1, 0))
+        repeats.append(compare(again, first))
+        if not np.array_equal(workload.tensors(0)[0], workload.tensors(1)[0]):
+            differ.append(not np.array_equal(first, other))
+    distances = [repeat.max_abs for repeat in repeats]
     wanted = tolerance_of(engine)
-    same_input = np.array_equal(workload.tensors(0)[0], workload.tensors(1)[0])
-    differ = None if same_input else not np.array_equal(first, other)
-    passed = report.passed and repeat.meets(wanted) and differ is not False
     return {
         "verify": report.to_dict(),
-        "repeat_max_abs": repeat.max_abs,
-        "batches_differ": differ,
-        "passed": passed,
+        "repeat_max_abs": None if None in distances else max(d for d in distances if d is not None),
+        "batches_differ": all(differ) if differ else None,
+        "passed": report.passed and all(repeat.meets(wanted) for repeat in repeats) and all(differ),
     }
 
 
