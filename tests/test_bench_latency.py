@@ -113,19 +113,22 @@ def test_own_overhead_is_at_most_one_percent(tensors: Path, monkeypatch: pytest.
     assert step["median"] == pytest.approx(1.0, rel=0.01)
 
 
-def test_times_of_a_wrong_engine_are_refused(tensors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+def test_times_of_a_wrong_engine_are_refused(
+    batch: int, tensors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = OrtCpuEngine._denoise
     first: list[Float32Array] = []
 
     def every_run_gives_the_first_image(self: OrtCpuEngine, trajectory: Trajectory) -> Float32Array:
         result = right(self, trajectory)
-        if trajectory.on_step is not None or len(trajectory.x_tc) != 1:
+        if trajectory.on_step is not None or len(trajectory.x_tc) != batch:
             return result
         first.append(result)
         return first[0].copy()
 
     monkeypatch.setattr(OrtCpuEngine, "_denoise", every_run_gives_the_first_image)
-    line = run_cli("bench", "latency", default_head().path, tensors, "--out", tmp_path / "out")
+    line = run_cli("bench", "latency", default_head().path, tensors, "--batch", "1,3", "--out", tmp_path / "out")
     assert line.code == 1
     assert "error: " in line.err and "two different batches gave the same images, so its times mean nothing" in line.err
     saved = json.loads((tmp_path / "out" / "report.json").read_text())

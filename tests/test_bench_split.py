@@ -20,8 +20,11 @@ from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_c
 from collafuse_benchmarks.split_report import SplitOptions, split_payload
 from collafuse_benchmarks.split_table import Link, join, joules_per_image, share_checks
 from collafuse_benchmarks.timing import Mode
+from collafuse_runtimes.engines.base import Trajectory
+from collafuse_runtimes.engines.ort_engine import OrtCpuEngine
 from collafuse_runtimes.errors import InputError, PlanMismatch
 from collafuse_runtimes.handover import read_handover
+from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.sealed import write_json
 
@@ -205,6 +208,48 @@ def test_both_sides_here_and_the_same_two_parts_merged(tmp_path: Path) -> None:
     assert merged["parts"] == edge["parts"] + above["parts"]
     assert (edge["rows"][0]["total_ms"], above["rows"][0]["edge_ms"]) == (None, 0)
     assert {len(r["samples_ms"]) for p in here["parts"] for r in p["rows"]} == {10}
+
+
+def test_a_way_whose_output_is_wrong_says_so_and_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = OrtCpuEngine._denoise
+    first: list[Float32Array] = []
+
+    def two_steps_give_the_first_image(self: OrtCpuEngine, trajectory: Trajectory) -> Float32Array:
+        result = right(self, trajectory)
+        if trajectory.rows.steps != 2 or trajectory.on_step is not None or len(trajectory.x_tc) != 1:
+            return result
+        first.append(result)
+        return first[0].copy()
+
+    monkeypatch.setattr(OrtCpuEngine, "_denoise", two_steps_give_the_first_image)
+    both = (product() / "edge.head", "--server", product() / "server", "--cuts", "0.5", "--threads", 1)
+    line = run_cli("bench", "split", *both, "--max-latency-ms", "1e9", "--out", tmp_path / "out")
+    assert (line.code, line.out) == (1, "")
+    assert "edge.head on ort-cpu: two different batches gave the same images, so its times mean nothing" in line.err
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert saved["complete"] is True
+    assert [row["is_right"] for part in saved["parts"] for row in part["rows"]] == [True, True, False]
+    assert (saved["choice"]["row"]["edge"]["steps"], saved["choice"]["admissible"]) == (5, 1)
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "the output of edge.head on ort-cpu was wrong, so its times mean nothing" in page
+    assert len(re.findall(r"\| WRONG \|$", page, re.MULTILINE)) == 1
+
+
+def test_ways_of_several_machines_are_told_apart() -> None:
+    other = part("edge", row(0.2, 10, 60), row(0.4, 20, 60), machine="bench")  # one board in two power modes
+    payload = split_payload([EDGE, SERVER, other], SplitOptions(limits=Limits(max_latency_ms=9, min_noise_level=0.1)))
+    ways = [(way["cut_ratio"], way["edge_ms"], way["origin"]) for way in payload["rows"] if way["cut_ratio"] == 0.2]
+    assert ways == [(0.2, 30, "edge of part 1"), (0.2, 60, "edge of part 3")]
+    checks = {(check["side"], check["part"]): check["ratio"][0] for check in payload["share_checks"]}
+    assert checks == {("edge", 1): pytest.approx(1.0), ("server", 2): pytest.approx(1.0), ("edge", 3): 2.0}
+    page = to_markdown(split_document({**payload, "created": "now", "collafuse_edge": "0"}))
+    assert "small (a.head), fp32, ort-cpu (edge of part 3)" in page
+    assert [line for line in page.splitlines() if line.startswith("## Part")] == [
+        "## Part 1: edge side on bench",
+        "## Part 2: server side on server",
+        "## Part 3: edge side on bench",
+    ]
+    assert "would have to be 150.0: c = 1, a.head, 50 steps on ort-cpu (edge of part 1)" in page
 
 
 def test_merging_refuses_what_does_not_belong(tmp_path: Path) -> None:
