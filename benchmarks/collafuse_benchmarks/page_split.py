@@ -112,9 +112,13 @@ def _transfer(payload: dict[str, Any]) -> str:
 
 
 def _gaps(payload: dict[str, Any]) -> list[Block]:
-    reasons = {row["energy_reason"] for row in payload["rows"] if row["energy_reason"]}
+    reasons: dict[str, set[str]] = {}
+    for row in payload["rows"]:
+        sides, _, why = (row["energy_reason"] or "").partition(": ")
+        if why:
+            reasons.setdefault(why, set()).update(sides.split(" and "))
     scopes = {row["energy_scope"] for row in payload["rows"] if row["energy_scope"]}
-    texts = [f"Energy of {reason}." for reason in sorted(reasons)]
+    texts = [f"Energy of {' and '.join(sorted(sides))}: {why}." for why, sides in sorted(reasons.items())]
     texts += [f"The sensors see, {scope}; what they do not see is in no figure." for scope in sorted(scopes)]
     texts += [f"{row['title']}: {note}." for row in payload["rows"] for note in row["notes"]]
     return [Paragraph(text) for text in texts]
@@ -139,7 +143,7 @@ def _choice(payload: dict[str, Any]) -> list[Block]:
         if row["edge"] is None
         else f"{row['edge']['name']}, {row['edge']['steps']} steps, {row['edge']['engine']}"
     ) + _origin(row)
-    cost = f"{figure(row['total_ms'], 4)} ms, {figure(row['total_j'], 3)} J"
+    cost = f"{figure(row['total_ms'], 4)} ms, energy {figure(row['total_j'], 3, 'J')}"
     return [
         Heading("Choice"),
         Paragraph(
