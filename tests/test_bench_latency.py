@@ -21,7 +21,9 @@ from collafuse_benchmarks import timing
 from collafuse_benchmarks.latency import LatencyReport, measure_latency
 from collafuse_benchmarks.report_folder import read_report
 from collafuse_benchmarks.timing import Mode
-from collafuse_runtimes.engines.base import EngineOptions, Trajectory
+from collafuse_benchmarks.workload import describe_engine
+from collafuse_runtimes.engines import DEFAULTS, EngineOptions
+from collafuse_runtimes.engines.base import Trajectory
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.engines.ort_engine import OrtCpuEngine
 from collafuse_runtimes.errors import CheckFailed
@@ -64,10 +66,10 @@ def test_three_scopes_are_kept_apart(report: dict[str, Any]) -> None:
     for batch in (1, 3):
         step, call, whole = (series(report, s, batch) for s in ("step", "head call", "end to end"))
         assert [len(s["samples_ms"]) for s in (step, call, whole)] == [12 * 19, 12, 12]
-        steps = 20 * step["summary"]["median"]
-        assert 0.5 < steps / call["summary"]["median"] < 1.3
+        steps = 20 * step["summary"]["minimum"]
+        assert 0.3 < steps / call["summary"]["minimum"] < 1.3
         assert whole["summary"]["minimum"] > 0.5 * call["summary"]["minimum"]
-    assert series(report, "head call", 3)["summary"]["median"] > series(report, "head call")["summary"]["median"]
+    assert series(report, "head call", 3)["summary"]["minimum"] > series(report, "head call")["summary"]["minimum"]
 
 
 def test_start_memory_and_machine_are_in_the_report(report: dict[str, Any]) -> None:
@@ -142,6 +144,11 @@ def test_conditional_and_stochastic_heads_are_timed(tmp_path: Path) -> None:
         write_handover(path, handover(bundle, 2))
         report = measure_latency(bundle, path, handover(bundle, 2), SHORT, batches=(2,))
         assert report.complete
+
+
+def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
+    told = describe_engine(FakeEngine(default_head(), DEFAULTS), EngineOptions(cache=tmp_path / "engines", threads=2))
+    assert told["options"] == {"cache": "engines", "threads": 2}
 
 
 def test_a_trajectory_of_one_step_has_no_step_scope(tensors: Path) -> None:

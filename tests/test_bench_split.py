@@ -12,7 +12,7 @@ from command_line import refusal, run_cli
 from heads import PLAN, default_head, head
 from small_product import product
 
-from collafuse_benchmarks import timing
+from collafuse_benchmarks import page_split, timing
 from collafuse_benchmarks.choice import Limits
 from collafuse_benchmarks.document import to_markdown
 from collafuse_benchmarks.page_split import split_document
@@ -233,6 +233,19 @@ def test_a_way_whose_output_is_wrong_says_so_and_is_not_chosen(tmp_path: Path, m
     page = (tmp_path / "out" / "report.md").read_text()
     assert "the output of edge.head on ort-cpu was wrong, so its times mean nothing" in page
     assert len(re.findall(r"\| WRONG \|$", page, re.MULTILINE)) == 1
+
+
+def test_a_way_without_images_is_not_on_the_front_and_says_so() -> None:
+    note = "its images would not be images"
+    server = part("server", row(0, 50, 10, note=note), row(0.2, 40, 400), row(0.4, 30, 500))
+    rows = split_payload([EDGE, server], SplitOptions())["rows"]
+    assert page_split._front(rows) == [
+        (10, 0, "c = 0", False),
+        (430, noise_level(with_cut(PLAN, 0.2)), "c = 0.2", False),
+        (560, noise_level(with_cut(PLAN, 0.4)), "c = 0.4", False),
+        (150, 1, "c = 1", True),
+    ]
+    assert page_split._short(rows[0]) == "c = 0 (no images)"
 
 
 def test_ways_of_several_machines_are_told_apart() -> None:

@@ -21,7 +21,8 @@ class Memory:
         process_peak: largest resident size of the whole process (Python and libraries included) since the batch began,
             or, where the kernel does not let it be reset, since the process began.
         since: "batch" or "process".
-        device: what the free memory of the GPU shrank by since before the engine was opened; other processes count.
+        device: what the free memory of the GPU had shrunk by after the batch, since before the engine was opened; the
+            CUDA context is not in it; other processes count.
     """
 
     batch: int

@@ -22,9 +22,10 @@ SCOPES = (
     "and from the device included. end to end: from the hand-over file to PNG images in memory."
 )
 INTERVAL = (
-    "interval: where the median of another run is expected, at 95 %, from the medians of ten consecutive parts of this "
-    "one. A percentile is given only where there are samples enough for it (64, 130, 662 for p90, p95, p99). cv is the "
-    "standard deviation over the mean; above 2.5 % the machine was not steady, and the row says so."
+    "interval: where the median of another run of a tenth of this length is expected, at 95 %, from the medians of ten "
+    "consecutive parts of this one. A percentile is given only where there are samples enough for it (64, 130, 662 for "
+    "p90, p95, p99). cv is the standard deviation over the mean; above 2.5 % the machine was not steady, and the row "
+    "says so."
 )
 COLUMNS = ("scope", "images at once", "median", "95 % interval", "p90", "p95", "p99", "cv", "samples", "clock")
 
@@ -81,7 +82,7 @@ def _plots(all_series: list[dict[str, Any]]) -> list[Block]:
     measured = [series for series in all_series if series["samples_ms"]]
     for scope in dict.fromkeys(series["scope"] for series in measured):
         samples = {f"{s['batch']} at once": s["samples_ms"] for s in measured if s["scope"] == scope}
-        caption = f"Distribution of {scope}, every sample, each row of the table scaled to its own height."
+        caption = f"Distribution of {scope}, every sample, each batch size scaled to its own height."
         blocks.append(Plot(caption, partial(plots.distributions, samples, "milliseconds")))
     calls = [series for series in measured if series["scope"] == "head call"]
     if calls:
@@ -128,8 +129,9 @@ def _memory(rows: list[dict[str, Any]]) -> list[Block]:
         Heading("Peak memory"),
         Table(("images at once", "process, resident", "peak since start of", "GPU"), cells),
         Paragraph(
-            "The process is the whole benchmark, with Python and every library. GPU: by how much its free memory "
-            "shrank since before the engine was loaded."
+            "The process is the whole benchmark, with Python and every library. GPU: by how much its free memory had "
+            "shrunk after the last run of a batch size, since before the engine was loaded; the CUDA context was there "
+            "before and is not in it, other processes are."
         ),
     ]
 

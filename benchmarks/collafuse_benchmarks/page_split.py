@@ -32,9 +32,9 @@ COLUMNS = (
 NOTES = (
     "Times are medians for one image, whole trajectories from tensor to tensor. Joules are gross (idle power included) "
     "for one image. noise handed over: standard deviation of the noise in the tensor that crosses, sqrt(1 - "
-    "alpha_bar), beside an image in [-1, 1]; at c = 0 it is 0, and what crosses is the finished image. Noise hides "
-    "detail; it is no proof of privacy. KID: distance from real images by `evaluate`; of the hand-over tensors further "
-    "means that less shows, of the images closer is better."
+    "alpha_bar), beside an image in [-1, 1]; at c = 0 it is 0, and what crosses is the finished image; at c = 1 "
+    "nothing crosses. Noise hides detail; it is no proof of privacy. KID: distance from real images by `evaluate`; of "
+    "the hand-over tensors further means that less shows, of the images closer is better."
 )
 
 
@@ -157,8 +157,7 @@ def _plots(rows: list[dict[str, Any]]) -> list[Block]:
     whole = [row for row in rows if row["total_ms"] is not None]
     if not whole:
         return []
-    many = len({row["cut_ratio"] for row in whole}) < len(whole)
-    names = [f"{row['cut_ratio']:g}" + (f"\n{_short(row)}" if many else "") for row in whole]
+    names = [_short(row) for row in whole]
     times = {
         "server": [row["server_ms"] for row in whole],
         "transfer": [row["transfer_ms"] or 0.0 for row in whole],
@@ -166,19 +165,21 @@ def _plots(rows: list[dict[str, Any]]) -> list[Block]:
     }
     blocks: list[Block] = [
         Heading("Pictures"),
-        Plot("Time of one image by cut: what the server, the link and the device take.",
-             partial(plots.stacked, names, times, "milliseconds", "c, the device's share of the steps")),
-    ]  # fmt: skip
+        Plot(
+            "Time of one image by cut: what the server, the link and the device take. c is the device's share of the "
+            "steps.",
+            partial(plots.stacked, names, times, "milliseconds"),
+        ),
+    ]
     if all(row["total_j"] is not None for row in whole):
         joules = {"server": [row["server_j"] for row in whole], "device": [row["edge_j"] for row in whole]}
-        axis = "c, the device's share of the steps"
-        blocks.append(Plot("Gross energy of one image by cut.", partial(plots.stacked, names, joules, "joules", axis)))
-    points = _front([(row["total_ms"], row["noise_level"], f"c = {row['cut_ratio']:g}") for row in whole])
+        blocks.append(Plot("Gross energy of one image by cut.", partial(plots.stacked, names, joules, "joules")))
     blocks.append(
         Plot(
             "Pareto front of time against noise in what crosses: no way is both quicker and noisier than one on the "
-            "line (dots); crosses are ways that another one beats in both.",
-            partial(plots.front, points, "milliseconds for one image", "noise level handed over"),
+            "line (dots). Crosses are ways that another one beats, or that make no images. Of each cut the quickest "
+            "way is named.",
+            partial(plots.front, _front(whole), "milliseconds for one image", "noise level handed over"),
         )
     )
     return blocks
@@ -186,14 +187,23 @@ def _plots(rows: list[dict[str, Any]]) -> list[Block]:
 
 def _short(row: dict[str, Any]) -> str:
     edge = row["edge"]
-    return "" if edge is None else f"{edge['steps']} steps\n{edge['precision']}\n{edge['engine']}"
+    head = "" if edge is None else f", {edge['steps']} steps, {edge['precision']}, {edge['engine']}"
+    return f"c = {row['cut_ratio']:g}{head}{_origin(row)}" + (" (no images)" if row["notes"] else "")
 
 
-def _front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str, bool]]:
-    """Marks those that no other point beats: less x and more y (one of both strictly)."""
-    return [
-        (x, y, name, not any((a <= x and b >= y) and (a < x or b > y) for a, b, _ in points)) for x, y, name in points
-    ]
+def _front(rows: list[dict[str, Any]]) -> list[tuple[float, float, str, bool]]:
+    """Marks those that no other way beats: less time and more noise (one of both strictly)."""
+    points = [(row["total_ms"], row["noise_level"]) for row in rows if not row["notes"]]
+    quickest: dict[float, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["total_ms"]):
+        quickest.setdefault(row["cut_ratio"], row)
+    marked = []
+    for row in rows:
+        x, y = row["total_ms"], row["noise_level"]
+        is_beaten = any((a <= x and b >= y) and (a < x or b > y) for a, b in points)
+        name = f"c = {row['cut_ratio']:g}" if quickest[row["cut_ratio"]] is row else ""
+        marked.append((x, y, name, not (is_beaten or row["notes"])))
+    return marked
 
 
 def _shares(checks: list[dict[str, Any]]) -> list[Block]:

@@ -5,12 +5,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (9.0, 3.6)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 """Okabe and Ito: told apart by the colour-blind."""
+PARTS = ("server", "transfer", "device")
+"""Of a way; each has the same colour in every picture."""
 
 
 def draw(plot: "Callable[[Axes], None]", size: tuple[float, float] = SIZE) -> str:
@@ -34,11 +38,10 @@ def distributions(samples: Mapping[str, Sequence[float]], unit: str) -> str:
 
     def plot(axes: "Axes") -> None:
         for colour, (name, values) in zip(_colours(len(samples)), samples.items(), strict=True):
-            axes.hist(
-                values, bins=min(60, max(10, len(values) // 8)), density=True, alpha=0.55, label=name, color=colour
-            )
+            counts, edges = np.histogram(values, bins=min(60, max(10, len(values) // 8)))
+            axes.stairs(counts / counts.max(), edges, fill=True, alpha=0.55, label=name, color=colour)
         axes.set_xlabel(unit)
-        axes.set_ylabel("density")
+        axes.set_ylabel("frequency, relative to the highest bar")
         axes.legend()
 
     return draw(plot)
@@ -65,8 +68,8 @@ def lines_over_time(
     def plot(axes: "Axes") -> None:
         for colour, (name, (seconds, values)) in zip(_colours(len(lines)), lines.items(), strict=True):
             axes.plot(seconds, values, linewidth=1, label=name, color=colour)
-        for begin, end, name in spans:
-            axes.axvspan(begin, end, alpha=0.06 if name == "idle" else 0.16, color="#666666", linewidth=0)
+        for k, (begin, end, name) in enumerate(spans):
+            axes.axvspan(begin, end, alpha=0.2 if k % 2 else 0.08, linewidth=0, color="#666666")
             axes.text(begin, axes.get_ylim()[1], name, fontsize=8, va="top")
         axes.set_xlabel("seconds")
         axes.set_ylabel(unit)
@@ -75,24 +78,24 @@ def lines_over_time(
     return draw(plot)
 
 
-def stacked(groups: Sequence[str], parts: Mapping[str, Sequence[float]], unit: str, axis: str) -> str:
-    """One bar per group, its parts on top of each other."""
+def stacked(groups: Sequence[str], parts: Mapping[str, Sequence[float]], unit: str) -> str:
+    """One line per group from top to bottom, its ``PARTS`` one after another."""
 
     def plot(axes: "Axes") -> None:
-        bottom = [0.0] * len(groups)
-        for colour, (name, values) in zip(_colours(len(parts)), parts.items(), strict=True):
-            axes.bar(range(len(groups)), values, bottom=bottom, label=name, color=colour, width=0.7)
-            bottom = [a + b for a, b in zip(bottom, values, strict=True)]
-        axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 9 else 60)
-        axes.set_xlabel(axis)
-        axes.set_ylabel(unit)
-        axes.legend()
+        left = [0.0] * len(groups)
+        for name, values in parts.items():
+            axes.barh(range(len(groups)), values, left=left, label=name, color=COLOURS[PARTS.index(name)], height=0.7)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axes.set_yticks(range(len(groups)), groups)
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlabel(unit)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), frameon=False)
 
-    return draw(plot)
+    return draw(plot, (SIZE[0], 1.2 + 0.28 * len(groups)))
 
 
 def front(points: Sequence[tuple[float, float, str, bool]], x_axis: str, y_axis: str) -> str:
-    """Points (x, y, name, on the front); those on the front are joined."""
+    """Points (x, y, name or "", on the front); those on the front are joined."""
 
     def plot(axes: "Axes") -> None:
         axes.margins(x=0.1, y=0.1)

@@ -150,6 +150,6 @@ def describe_subject(bundle: HeadBundle, handover: Handover, steps: int) -> dict
 
 
 def describe_engine(engine: Engine, options: EngineOptions) -> dict[str, Any]:
-    """Which engine ran and what it was told, JSON-ready."""
-    stated = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(options).items() if v is not None}
+    """Which engine ran and what it was told, JSON-ready; of paths the last part alone."""
+    stated = {name: v.name if isinstance(v, Path) else v for name, v in asdict(options).items() if v is not None}
     return {"name": engine.name, "options": stated, "arithmetic": engine.arithmetic or engine.bundle.precision}
