@@ -137,6 +137,7 @@ def test_split_keeps_the_energy_of_a_way_that_was_broken_off(monkeypatch: pytest
     found = Found((Scripted(constant(5.0), clock),), {})
     monkeypatch.setitem(timing.MODES, "quick", SHORT)
     monkeypatch.setattr(timing, "SETTLE_S", 0.0)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # torch in the same process makes it slow
     monkeypatch.setattr(split_sweep, "find_sensors", lambda gpu: found)
     monkeypatch.setattr(split_sweep, "measure_energy", partial(measure_energy, clock=clock))
     monkeypatch.setattr(bench, "_phase_printer", stop_in_the_second_trial)

@@ -35,6 +35,7 @@ SHORT = Mode("quick", warmup=0, runs=10, seconds=0.0, cold_starts=0)
 def short_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(timing.MODES, "quick", SHORT)
     monkeypatch.setattr(timing, "SETTLE_S", 0.0)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # torch in the same process makes it slow
 
 
 def state(name: str) -> dict[str, Any]:
