@@ -68,10 +68,9 @@ def publish(report: Path, results: Path) -> None:
     rows = read_report(report, "split")["rows"]
     parts = {"server": "server_ms", "transfer": "transfer_ms", "device": "edge_ms"}
     picture = plots.stacked(
-        [f"{row['cut_ratio']:g}" for row in rows],
+        [f"c = {row['cut_ratio']:g}" for row in rows],
         {name: [row[key] for row in rows] for name, key in parts.items()},
         "milliseconds for one image",
-        "c, the device's share of the steps",
     )
     (results / "split_cpu.svg").write_text(picture)
     print((results / "split_cpu.md").read_text())

@@ -51,6 +51,7 @@ def row(c: float, steps: int, ms: float, energy: dict[str, Any] | None = None, *
         "engine": "ort-cpu",
         "precision": "fp32",
         "samples_ms": [ms] * 10,
+        "turns": [1] * 10,
         "energy": energy,
         "note": None,
         "is_right": True,
@@ -166,6 +167,15 @@ def test_times_are_held_against_the_step_counts(ms: tuple[float, ...], holds: bo
     assert check.holds is holds
     assert check.ratio[-1] == 1
     assert check.ratio[0] == pytest.approx(ms[0] / ms[2] * 5)
+
+
+def test_a_machine_that_slows_down_does_not_spoil_the_check() -> None:
+    """Half the rounds take twice as long, for all ways: the medians of all samples fall on different sides of it."""
+    slow = [1, 2, 1, 2, 1, 2, 1, 2, 1, 2]
+    few = row(0.2, 10, 30, samples_ms=[30 * k for k in slow for _ in range(1 + k)], turns=[1 + k for k in slow])
+    many = row(1, 50, 150, samples_ms=[150 * k for k in slow], turns=[1] * 10)
+    (check,) = share_checks([part("edge", few, many)])
+    assert check.ratio == (1, 1) and check.holds
 
 
 def test_parts_of_different_plans_are_refused() -> None:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from collafuse_benchmarks.latency import prepare
 from collafuse_benchmarks.split_parts import Part, Row, golden_handover, machine_name, require_one_family
-from collafuse_benchmarks.timing import Measure, Mode, collect_in_turns, host_timed
+from collafuse_benchmarks.timing import Measure, Mode, Turns, collect_in_turns, host_timed
 from collafuse_benchmarks.workload import Workload, check_engine, require_right
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.device_state import changes, read_device_state
@@ -97,9 +98,10 @@ def measure_parts(
                 if rows
             )
 
-        def save(samples: dict[str, list[float]]) -> None:
+        def save(samples: Turns) -> None:
             for i, way in enumerate(ways):
-                way.row = replace(way.row, samples_ms=tuple(samples[str(i)]))
+                turns = samples[str(i)]
+                way.row = replace(way.row, samples_ms=tuple(chain(*turns)), turns=tuple(map(len, turns)))
             on_parts(parts())
 
         on_parts(parts())

@@ -29,6 +29,7 @@ class Row:
         engine: what ran it; "torch" and the device for a server.
         precision: of the network.
         samples_ms: whole trajectories, host tensor to host tensor.
+        turns: how many of the samples, in order, each round gave.
         energy: ``EnergyResult.to_dict``; None where energy was not asked for.
         note: why what it makes is no image; None where it is one.
         is_right: whether the check of its output, after the timing, passed; None where it was not reached.
@@ -41,6 +42,7 @@ class Row:
     engine: str
     precision: str
     samples_ms: tuple[float, ...]
+    turns: tuple[int, ...] = ()
     energy: dict[str, Any] | None = None
     note: str | None = None
     is_right: bool | None = None

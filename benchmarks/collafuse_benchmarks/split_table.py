@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_cut
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.plan import SplitPlan
@@ -214,14 +216,23 @@ def _why(server: dict[str, Any] | None, edge: dict[str, Any] | None, missing: Se
     return "; ".join(dict.fromkeys(reasons))
 
 
+def _turn_medians(row: Mapping[str, Any]) -> list[float]:
+    """The median of every turn."""
+    ends = np.cumsum(row["turns"])
+    return [
+        float(np.median(row["samples_ms"][end - count : end])) for count, end in zip(row["turns"], ends, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class ShareCheck:
     """Do the times of one side follow its step counts?
 
     Attributes:
         side, part, machine, way: whose; parts are counted from 1.
-        steps, ratio: step counts, and for each the time relative to the most steps, over the steps' own ratio:
-            1 where time follows the steps.
+        steps, ratio: step counts, and for each the time relative to the most steps, over the steps' own ratio: 1
+            where time follows the steps. The median over the rounds of the measurement, each way's turn in a round
+            against the other's turn in the same one: the machine may be slower in one round than in the next.
         holds: whether all are within 10 % of 1.
     """
 
@@ -236,7 +247,7 @@ class ShareCheck:
 
 def share_checks(parts: Sequence[Mapping[str, Any]]) -> tuple[ShareCheck, ...]:
     """One check for every network, precision and engine that a part has at two step counts and more."""
-    groups: dict[tuple[str, int, str, str], dict[int, float]] = defaultdict(dict)
+    groups: dict[tuple[str, int, str, str], dict[int, list[float]]] = defaultdict(dict)
     for number, part in enumerate(parts, 1):
         for row in part["rows"]:
             if row["summary"] is None:
@@ -244,13 +255,16 @@ def share_checks(parts: Sequence[Mapping[str, Any]]) -> tuple[ShareCheck, ...]:
             way = (
                 f"{row['network']['preset']} {row['network']['weights_sha256'][:8]} {row['precision']} {row['engine']}"
             )
-            groups[part["side"], number, part["machine"], way][row["steps"]] = row["summary"]["median"]
+            groups[part["side"], number, part["machine"], way][row["steps"]] = _turn_medians(row)
     checks = []
     for whose, times in groups.items():
         if len(times) > 1:
             steps = sorted(times)
-            per_step = times[steps[-1]] / steps[-1]
-            ratio = tuple(times[count] / count / per_step for count in steps)
+            most = times[steps[-1]]
+            ratio = tuple(
+                float(np.median([a / b for a, b in zip(times[count], most, strict=False)])) * steps[-1] / count
+                for count in steps
+            )
             holds = all(abs(value - 1) <= SHARE_TOLERANCE for value in ratio)
             checks.append(ShareCheck(*whose, tuple(steps), ratio, holds))
     return tuple(checks)

@@ -11,6 +11,8 @@ from collafuse_runtimes.errors import InputError
 Measure = Callable[[int], Sequence[float]]
 """Does run number i and returns its samples, milliseconds."""
 Save = Callable[[list[float]], None]
+Turns = dict[str, list[list[float]]]
+"""Name -> samples of each of its turns, milliseconds."""
 SECONDS_BETWEEN_SAVES = 5.0
 TURNS = 10
 SETTLE_S = 0.1
@@ -98,14 +100,14 @@ def host_timed(run: Callable[[int], object]) -> Measure:
 def collect_in_turns(
     measures: Mapping[str, Measure],
     mode: Mode,
-    save: Callable[[dict[str, list[float]]], None] = lambda _: None,
+    save: Callable[[Turns], None] = lambda _: None,
     *,
     on_turn: Callable[[int, int], None] = lambda *_: None,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> Turns:
     """Samples of several things side by side: ten rounds in which each has a turn, in a fresh order every round.
 
-    What drifts on the machine then drifts for all of them, and ratios between them hold. A turn is a pause (thread
+    What drifts on the machine then drifts for all of them, and ratios taken within a round hold. A turn is a pause (thread
     pools of the one before go on spinning for a while), one run that does not count, and a tenth of the runs and
     seconds of ``mode``.
 
@@ -113,14 +115,14 @@ def collect_in_turns(
         save: given all samples so far after every turn, and when the measurement is broken off.
         on_turn: told (turns done, turns in all).
     """
-    samples: dict[str, list[float]] = {name: [] for name in measures}
+    samples: Turns = {name: [] for name in measures}
     done, order = 0, random.Random(0)
     try:
         for _ in range(TURNS):
             for name in order.sample(sorted(measures), len(measures)):
                 time.sleep(SETTLE_S)
                 measures[name](done)
-                samples[name].extend(_turn(measures[name], mode, clock))
+                samples[name].append(_turn(measures[name], mode, clock))
                 done += 1
                 save(samples)
                 on_turn(done, TURNS * len(measures))
