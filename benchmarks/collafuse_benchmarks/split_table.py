@@ -217,11 +217,12 @@ def _why(server: dict[str, Any] | None, edge: dict[str, Any] | None, missing: Se
 
 
 def _turn_medians(row: Mapping[str, Any]) -> list[float]:
-    """The median of every turn."""
-    ends = np.cumsum(row["turns"])
-    return [
-        float(np.median(row["samples_ms"][end - count : end])) for count, end in zip(row["turns"], ends, strict=True)
-    ]
+    """The median of every turn; nothing where the turns do not add up to the samples."""
+    counts, samples = row["turns"], row["samples_ms"]
+    if not all(counts) or sum(counts) != len(samples):
+        return []
+    starts = np.cumsum([0, *counts[:-1]])
+    return [float(np.median(samples[start : start + count])) for start, count in zip(starts, counts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -250,12 +251,13 @@ def share_checks(parts: Sequence[Mapping[str, Any]]) -> tuple[ShareCheck, ...]:
     groups: dict[tuple[str, int, str, str], dict[int, list[float]]] = defaultdict(dict)
     for number, part in enumerate(parts, 1):
         for row in part["rows"]:
-            if row["summary"] is None:
+            medians = _turn_medians(row)
+            if not medians:
                 continue
             way = (
                 f"{row['network']['preset']} {row['network']['weights_sha256'][:8]} {row['precision']} {row['engine']}"
             )
-            groups[part["side"], number, part["machine"], way][row["steps"]] = _turn_medians(row)
+            groups[part["side"], number, part["machine"], way][row["steps"]] = medians
     checks = []
     for whose, times in groups.items():
         if len(times) > 1:

@@ -107,9 +107,9 @@ def collect_in_turns(
 ) -> Turns:
     """Samples of several things side by side: ten rounds in which each has a turn, in a fresh order every round.
 
-    What drifts on the machine then drifts for all of them, and ratios taken within a round hold. A turn is a pause (thread
-    pools of the one before go on spinning for a while), one run that does not count, and a tenth of the runs and
-    seconds of ``mode``.
+    What drifts on the machine then drifts for all of them, and ratios taken within a round hold. A turn is a pause
+    (thread pools of the one before go on spinning for a while), one run that does not count, and a tenth of the runs
+    and seconds of ``mode``.
 
     Args:
         save: given all samples so far after every turn, and when the measurement is broken off.
