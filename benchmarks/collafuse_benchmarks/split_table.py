@@ -221,8 +221,8 @@ def _turn_medians(row: Mapping[str, Any]) -> list[float]:
     counts, samples = row["turns"], row["samples_ms"]
     if not all(counts) or sum(counts) != len(samples):
         return []
-    starts = np.cumsum([0, *counts[:-1]])
-    return [float(np.median(samples[start : start + count])) for start, count in zip(starts, counts, strict=True)]
+    ends = np.cumsum(counts)
+    return [float(np.median(samples[end - count : end])) for count, end in zip(counts, ends, strict=True)]
 
 
 @dataclass(frozen=True)
