@@ -127,8 +127,8 @@ def test_an_energy_measurement_stopped_during_its_check_is_kept(monkeypatch: pyt
 
 def test_split_keeps_the_energy_of_a_way_that_was_broken_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def stop_in_the_second_trial() -> Callable[[str, float], None]:
-        def show(phase: str, _: float) -> None:
-            if "trial 2" in phase:
+        def show(phase: str, share: float) -> None:
+            if "trial 2" in phase and share > 0.3:
                 raise KeyboardInterrupt
 
         return show
@@ -147,6 +147,7 @@ def test_split_keeps_the_energy_of_a_way_that_was_broken_off(monkeypatch: pytest
     energy = part["rows"][0]["energy"]
     assert (len(energy["trials"]), energy["complete"], part["complete"]) == (1, False, False)
     assert energy["energy"][0]["gross"]["trials"] == 1
+    assert energy["energy"][0]["samples"]["times"][-1] > energy["trials"][0]["window"]["end"] + 2
     assert part["rows"][1]["energy"] is None
 
 

@@ -11,7 +11,8 @@ from unittest import mock
 import pytest
 from command_line import refusal, run_cli
 from heads import default_head, handover
-from small_product import product
+from small_product import copy_product, listing, product, words
+from test_full_disk import file_size_limit
 
 from collafuse_benchmarks import plots, timing
 from collafuse_benchmarks.document import Document, Paragraph, to_html
@@ -110,6 +111,17 @@ def test_a_page_that_cannot_be_written_leaves_no_half_report(
     line = refusal("bench", "report", reports / "split", "--out", tmp_path / "out")
     assert "No space left on device" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["split @edge.head --out @new", "latency @edge.head @x.tc.safetensors --out @new"])
+def test_a_full_disk_leaves_no_folder(command: str, tmp_path: Path) -> None:
+    site = copy_product(tmp_path / "site")
+    before = listing(site)
+    with file_size_limit(4000):  # room for hand-over files, not for a report
+        result = run_cli("bench", *words(command, site))
+    assert (result.code, result.out) == (2, "")
+    assert f"error: cannot write {site}/new/report.json: File too large; nothing was changed" in result.err
+    assert listing(site) == before
 
 
 def test_values_that_no_file_can_hold_leave_no_folder(tmp_path: Path) -> None:
