@@ -5,18 +5,15 @@ from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.data_options import DataChoice, chooses_images
 from collafuse_edge.cli.output import JsonOption, emit, stage_printer
-from collafuse_edge.cli.site import ClassOption, DataOption, LimitOption, SlicesOption, SplitOption, load_data
 
 
+@chooses_images
 def evaluate(
     generated: Annotated[Path, typer.Argument(help="Folder written by `infer`, or a .tc.safetensors file.")],
-    data: DataOption,
+    data: DataChoice,
     extractor: Annotated[Path, typer.Option(help="ONNX feature extractor: (N, 3, H, W) in 0..255 to (N, D).")],
-    split: SplitOption = None,
-    classes: ClassOption = None,
-    slices: SlicesOption = None,
-    limit: LimitOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the random subsets.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -25,7 +22,7 @@ def evaluate(
 
     images = read_generated(generated)
     _, channels, height, width = images.shape
-    real = load_data(data, (channels, height, width), split, classes, slices, limit)
+    real = data.load((channels, height, width))
     score = kid(real.images, images, extractor, real_name=real.source, generated_name=str(generated), seed=seed)
     emit(score.to_dict(), as_json, *describe_score(score))
 

@@ -1,10 +1,11 @@
 """Commands of a site that owns images: init, upload, train-client."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.data_options import DataChoice, chooses_images
 from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
@@ -32,20 +33,6 @@ from collafuse_edge.cli.training_options import (
     settings_from,
 )
 
-if TYPE_CHECKING:
-    from collafuse_edge.data import ImageSet
-
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data", help="Folder of images, .npz, idx(.gz), NIfTI file or folder, or phantom:POPULATION[:COUNT[:SEED]]."
-    ),
-]
-SplitOption = Annotated[str | None, typer.Option(help="Split of an .npz: train, val, test. Default: train.")]
-ClassOption = Annotated[list[str] | None, typer.Option("--class", help="Class name or number to keep; repeatable.")]
-SlicesOption = Annotated[str | None, typer.Option(help="NIfTI: axial slices START:STOP.")]
-LimitOption = Annotated[int | None, typer.Option(help="Use the first N images only.")]
-
 
 def init(
     size: Annotated[str, typer.Option(help="Image side, or HEIGHTxWIDTH.")],
@@ -63,14 +50,11 @@ def init(
     emit({**plan.to_dict(), "cut": plan.cut, "fingerprint": plan.fingerprint}, as_json, *describe_plan(plan, out))
 
 
+@chooses_images
 def upload(
-    data: DataOption,
+    data: DataChoice,
     plan: PlanOption,
     out: OutFile,
-    split: SplitOption = None,
-    classes: ClassOption = None,
-    slices: SlicesOption = None,
-    limit: LimitOption = None,
     protocol: Annotated[str, typer.Option(help="upload (x_n only) or paper (discloses x_0).")] = "upload",
     key: Annotated[Path | None, typer.Option(help="Secret noise key; default in your configuration folder.")] = None,
     draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
@@ -83,7 +67,7 @@ def upload(
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    images = load_data(data, split_plan.image_shape, split, classes, slices, limit)
+    images = data.load(split_plan.image_shape)
     shard = upload_images(out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype)
     result = {
         "shard": str(out),
@@ -95,14 +79,11 @@ def upload(
     emit(result, as_json, *describe_shard(shard, out))
 
 
+@chooses_images
 def train_client(
-    data: DataOption,
+    data: DataChoice,
     plan: PlanOption,
     out: OutFolder,
-    split: SplitOption = None,
-    classes: ClassOption = None,
-    slices: SlicesOption = None,
-    limit: LimitOption = None,
     preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a server preset.")] = "small",
     conditional: Annotated[bool, typer.Option(help="Condition the head on the labels of the data.")] = False,
     steps: Steps = 10_000,
@@ -129,31 +110,13 @@ def train_client(
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    task, num_classes = client_task(
-        split_plan, load_data(data, split_plan.image_shape, split, classes, slices, limit), conditional
-    )
+    task, num_classes = client_task(split_plan, data.load(split_plan.image_shape), conditional)
     settings = settings_from(
         steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, split_plan, num_classes)
     run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
-
-
-def load_data(
-    data: str,
-    image_shape: tuple[int, int, int],
-    split: str | None,
-    classes: list[str] | None,
-    slices: str | None,
-    limit: int | None,
-) -> "ImageSet":
-    """The images that --data, --split, --class, --slices and --limit name."""
-    from collafuse_edge.cli.parsing import slice_range
-    from collafuse_edge.data import Selection, load_images
-
-    bounds = None if slices is None else slice_range(slices)
-    return load_images(data, image_shape, Selection(split, tuple(classes or ()), bounds, limit))
 
 
 COMMANDS = (init, upload, train_client)

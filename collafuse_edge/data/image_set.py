@@ -1,11 +1,12 @@
 """What the readers hand on: a finished set of images, the wish that led to it, and a source not yet read."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_edge.data.notes import Notes
 from collafuse_runtimes.errors import InputError
 
 Float32Array = npt.NDArray[np.float32]
@@ -21,12 +22,14 @@ class ImageSet:
         labels: (N,) int64, or None. Keeps the source's numbering, also when only some classes were selected.
         label_names: the name of every label of the source, or None.
         source: where the images came from, for messages only.
+        notes: what was done to the images while they were read, in words.
     """
 
     images: Float32Array
     labels: Int64Array | None
     label_names: tuple[str, ...] | None
     source: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,9 +73,11 @@ class Source:
             A row without content (an empty NIfTI slice) is left out.
         labels: (count,) int64, or None.
         label_names: as in ``ImageSet``.
+        notes: filled while opening and reading.
     """
 
     count: int
     read: Callable[[Int64Array], Iterator[Float32Array]]
     labels: Int64Array | None = None
     label_names: tuple[str, ...] | None = None
+    notes: Notes = field(default_factory=Notes)

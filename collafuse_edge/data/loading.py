@@ -51,7 +51,7 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
     if not filled:
         raise InputError(f"{source} has no image left after selection ({_in_words(selection)}); select less narrowly")
     labels = None if opened.labels is None else opened.labels[rows[:filled]]
-    return ImageSet(images[:filled], labels, opened.label_names, source)
+    return ImageSet(images[:filled], labels, opened.label_names, source, opened.notes.lines())
 
 
 def _open(source: str, image_shape: tuple[int, int, int], selection: Selection) -> Source:
