@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from collafuse_edge.upload_key import image_digest, load_or_create_upload_key, noise_from_digest
 
 from collafuse_benchmarks.document import Document
 from collafuse_benchmarks.report_folder import ReportFolder
 from collafuse_edge.shard import Shard, write_shard
-from collafuse_edge.upload_key import image_digest, load_or_create_upload_key, noise_from_digest
 from collafuse_runtimes.bundle import Golden, HeadBundle, NetworkInfo, make_row_ranges, write_golden, write_manifest
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan

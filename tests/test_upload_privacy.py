@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from collafuse_edge.upload_key import image_digest, noise_from_digest
 from command_line import done
 from PIL import Image
 
 from collafuse_edge.shard import write_shard
 from collafuse_edge.upload import make_shard
-from collafuse_edge.upload_key import image_digest, noise_from_digest
 from collafuse_runtimes.noise import gaussian_noise
 from collafuse_runtimes.plan import SplitPlan
 
