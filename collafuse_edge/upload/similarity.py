@@ -48,9 +48,13 @@ def near_pairs(a: Hashes, size_a: Size, b: Hashes, size_b: Size) -> Iterator[tup
     """(row of ``a``, row of ``b``) of every pair that is alike, in the order of ``a``.
 
     Args:
-        size_a, size_b: (H, W) of the images hashed. Coefficients that the smaller one has not are left out.
+        size_a, size_b: (H, W) of the images hashed. Where they differ, the finest quarter of the smaller one's
+            coefficients is left out: resizing changes it.
     """
-    common = _visible(size_a) & _visible(size_b)
+    common = _visible(size_a)
+    if size_a != size_b:
+        smaller = min(size_a[0], size_b[0]), min(size_a[1], size_b[1])
+        common = _visible((3 * smaller[0] // 4, 3 * smaller[1] // 4))
     count = int(common.sum())
     if min(*size_a, *size_b) < MIN_SIDE:
         return

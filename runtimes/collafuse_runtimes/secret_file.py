@@ -28,7 +28,7 @@ class Secret:
     Attributes:
         key: 32 bytes.
         created: this call made the file.
-        has_checksum: False for the 64 bare hex digits that releases before 0.2 wrote.
+        has_checksum: False for the 64 bare hex digits that earlier releases wrote.
     """
 
     key: bytes = field(repr=False)
