@@ -5,7 +5,7 @@
 Every release is made by the product (`make_shard`, float16 as by default). The server combines releases by the best
 linear unbiased weights, w = S^-1 1 / (1' S^-1 1), S the covariance of their errors, which it is told (so the figure is
 an upper bound); PSNR over all pixels, peak 2. "Drawn apart" is the noise of earlier releases: independent for each
-level, which a key per release gives.
+level, which a key per level gives.
 Reads brain_mri_64.npz, brain_mri_128.npz, fashion_mnist and medmnist from COLLAFUSE_DATA.
 """
 
@@ -27,7 +27,7 @@ from collafuse_edge.data import Selection, load_images
 from collafuse_edge.upload import make_shard, upload_images
 from collafuse_edge.upload.brownian import level_time, path_value, path_weights
 from collafuse_edge.upload.key import image_digest
-from collafuse_edge.upload.similarity import NEAR_BITS, OF_BITS, near_pairs, perceptual_hashes
+from collafuse_edge.upload.similarity import NEAR_BITS, OF_BITS, alike, perceptual_hashes
 from collafuse_runtimes.plan import SplitPlan
 
 CUT_RATIO, SIDE, COUNT, CLASS = 0.2, 32, 120, "glioma_tumor"
@@ -90,7 +90,8 @@ def look(name: str, parts: Sequence[tuple[Images, float]], x_0: Images, *, toget
     """Releases of ``parts`` (images, cut_ratio) in that order; ``together`` in one upload."""
     key = secrets.token_bytes(32)
     ours = [released(images, cut_ratio, key) for images, cut_ratio in parts]
-    apart = [released(images, cut_ratio, secrets.token_bytes(32)) for images, cut_ratio in parts]
+    key_of_level = {cut_ratio: secrets.token_bytes(32) for _, cut_ratio in parts}
+    apart = [released(images, cut_ratio, key_of_level[cut_ratio]) for images, cut_ratio in parts]
     single = max(combined_psnr([y], x_0) for y in ours)
     single_apart = max(combined_psnr([y], x_0) for y in apart)
     psnr = combined_psnr(ours, x_0)
@@ -206,7 +207,8 @@ def costs() -> dict[str, float]:
         result["noise of one image of " + "x".join(map(str, shape))] = (time.process_time() - begun) / 20
     new, old = np.random.default_rng(0).integers(0, 256, (2, 10_000, 32), np.uint8)
     begun = time.process_time()
-    list(near_pairs(new, (SIDE, SIDE), old, (SIDE, SIDE)))
+    for _ in alike(new, (SIDE, SIDE), old, (SIDE, SIDE)):
+        pass
     return {**result, "10,000 images among 10,000 released": time.process_time() - begun}
 
 

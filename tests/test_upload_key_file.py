@@ -137,6 +137,17 @@ def test_a_folder_is_no_key(tmp_path: Path) -> None:
         load_or_create_upload_key(tmp_path / "file" / "upload.key")
 
 
+def test_pipes_devices_and_loops_are_no_keys(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / "loop"):
+        with pytest.raises(ArtefactError, match=r"cannot read|is a link to a file that is not there"):
+            upload_images(tmp_path / "s", IMAGES, PLAN, "upload", key=path)
+    (tmp_path / "large").write_bytes(bytes(5000))
+    with pytest.raises(ArtefactError, match="too large, for a key"):
+        load_or_create_upload_key(tmp_path / "large")
+
+
 def test_key_and_ledger_live_in_the_users_configuration_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     folder = tmp_path / "xdg" / "collafuse-edge"

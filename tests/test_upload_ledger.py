@@ -94,6 +94,11 @@ def test_near_copies_within_a_set_are_warned_of(site: Site) -> None:
     assert site.kinds(together) == {"same-level": 15}
 
 
+def test_blank_images_are_counted_not_listed(site: Site) -> None:
+    blank = np.linspace(-0.9, 0.9, 200, dtype=np.float32)[:, None, None, None] * np.ones((1, *SHAPE), np.float32)
+    assert site.kinds(blank) == {"near-each-other": 200}
+
+
 @pytest.mark.parametrize("side", [16, 64])
 def test_another_size_of_a_released_image_is_recognised(site: Site, side: int) -> None:
     if side == 64:

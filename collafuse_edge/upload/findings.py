@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from collafuse_edge.upload.brownian import grid_index, level_time
 from collafuse_edge.upload.key import image_digest
 from collafuse_edge.upload.ledger import Ledger, Release, image_id, new_nonce, opened_hashes, seal_hashes
-from collafuse_edge.upload.similarity import Hashes, near_pairs, perceptual_hashes
+from collafuse_edge.upload.similarity import Hashes, alike, perceptual_hashes
 from collafuse_runtimes.noise import Float32Array
 
 
@@ -117,25 +119,29 @@ def _near(candidates: Candidates, cleanest: dict[str, int], ledger: Ledger, key:
     """Copies among the images that are new: of released ones, and of each other."""
     new = [i for i, name in enumerate(candidates.ids) if name not in cleanest]
     rows, hashes, size = list(candidates.ids.values()), candidates.hashes[new], candidates.size
-    near_released: set[int] = set()
+    like_released = np.zeros(len(new), bool)
     for release in ledger.releases:
-        near_released |= {i for i, _ in near_pairs(hashes, size, opened_hashes(key, release), release.size)}
-    pairs = [(i, j) for i, j in near_pairs(hashes, size, hashes, size) if i < j]
-    near_each_other = {i for pair in pairs for i in pair}
+        for start, block in alike(hashes, size, opened_hashes(key, release), release.size):
+            like_released[start : start + len(block)] |= block.any(axis=1)
+    like_other = np.full(len(new), -1)  # the first other one it looks like
+    for start, block in alike(hashes, size, hashes, size):
+        np.fill_diagonal(block[:, start:], False)
+        like_other[start : start + len(block)] = np.where(block.any(axis=1), block.argmax(axis=1), -1)
     findings = []
-    if near_released:
-        first = rows[new[min(near_released)]]
+    if count := int(like_released.sum()):
+        first = rows[new[int(like_released.argmax())]]
         findings.append(
             Finding(
-                "near-released", len(near_released), f"{len(near_released)} of {len(rows)} images look like ones "
+                "near-released", count, f"{count} of {len(rows)} images look like ones "
                 f"released before (first: image {first} of the data): each copy is a second look at its image",
             )
         )  # fmt: skip
-    if near_each_other:
-        first, second = (rows[new[i]] for i in pairs[0])
+    if count := int((like_other >= 0).sum()):
+        one = int((like_other >= 0).argmax())
+        first, second = rows[new[one]], rows[new[int(like_other[one])]]
         findings.append(
             Finding(
-                "near-each-other", len(near_each_other), f"{len(near_each_other)} of {len(rows)} images look like "
+                "near-each-other", count, f"{count} of {len(rows)} images look like "
                 f"others of this set (first: images {first} and {second} of the data): each copy is a second look",
             )
         )  # fmt: skip

@@ -67,7 +67,7 @@ class Ledger:
 
 def ledger_path(key_file: Path) -> Path:
     """``KEY.ledger.json`` beside the key's own file, wherever links to it lie."""
-    real = key_file.resolve()
+    real = Path(os.path.realpath(key_file))
     return real.with_name(f"{real.name}.ledger.json")
 
 
@@ -113,6 +113,8 @@ def read_ledger(path: Path, key: bytes, key_file: Path) -> Ledger | None:
     if not path.exists() and not path.is_symlink():
         return None
     mend = "restore it from a copy, or move it away to begin a new one, which knows nothing of earlier uploads"
+    if not path.is_file():
+        raise ArtefactError(f"{path} is no file; it is the place of the record of what was uploaded: {mend}")
     try:
         payload = read_json(path, FORMAT)
     except ArtefactError as error:

@@ -1,5 +1,8 @@
 """Making a shard from private images: the only place where anything of x_0 is prepared for the server."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from collafuse_edge.shard import Shard
@@ -29,8 +32,13 @@ def make_shard(images: Float32Array, plan: SplitPlan, key: bytes) -> Shard:
     digests = [image_digest(key, x_0) for x_0 in images]
     order = sorted(range(len(images)), key=digests.__getitem__)
     x_n = np.empty_like(images)
-    for row, source in enumerate(order):
+
+    def fill(row: int) -> None:
+        source = order[row]
         x_n[row] = alpha_bar_n**0.5 * (images[source] + path_value(digests[source], weights, plan.image_shape))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy draws without holding the interpreter
+        list(pool.map(fill, range(len(order))))
     return Shard(plan, "upload", x_n)
 
 

@@ -1,5 +1,6 @@
 """Releasing a shard: compare with the ledger, make, record, publish. The record stands before the shard does."""
 
+import os
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -65,7 +66,7 @@ def upload_images(
     _check_request(images, plan, protocol, draws, seed, dtype)
     key = key or default_key_path()
     ledger_file = ledger_path(key)
-    if out.resolve() in (key.resolve(), ledger_file):
+    if os.path.realpath(out) in (os.path.realpath(key), str(ledger_file)):
         raise InputError(f"--out {out} is the key or its ledger; give the shard a name of its own")
     if strict and not key.exists():
         raise CheckFailed(

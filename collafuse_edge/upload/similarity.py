@@ -23,7 +23,7 @@ NEAR_BITS, OF_BITS = 20, SIDE * SIDE - 1
 _NEGLIGIBLE = 1e-3
 """Mean coefficient, in grey levels, below which a sign would be rounding."""
 
-_BLOCK = 1024
+_BLOCK, _ROWS = 1024, 256
 
 Hashes = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -44,8 +44,8 @@ def perceptual_hashes(images: Float32Array) -> Hashes:
     return np.packbits(bits.reshape(len(images), -1), axis=1)
 
 
-def near_pairs(a: Hashes, size_a: Size, b: Hashes, size_b: Size) -> Iterator[tuple[int, int]]:
-    """(row of ``a``, row of ``b``) of every pair that is alike, in the order of ``a``.
+def alike(a: Hashes, size_a: Size, b: Hashes, size_b: Size) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    """(first row of ``a``, (rows, len(b)) bool: which are alike), block after block, so that memory stays small.
 
     Args:
         size_a, size_b: (H, W) of the images hashed. Where they differ, the finest quarter of the smaller one's
@@ -60,10 +60,8 @@ def near_pairs(a: Hashes, size_a: Size, b: Hashes, size_b: Size) -> Iterator[tup
         return
     signs_a, signs_b = _signs(a, common), _signs(b, common)
     least = count - 2 * (count * NEAR_BITS // OF_BITS)  # agreements less disagreements
-    for start in range(0, len(a), _BLOCK):
-        alike = signs_a[start : start + _BLOCK] @ signs_b.T >= least
-        for i, j in np.argwhere(alike):
-            yield start + int(i), int(j)
+    for start in range(0, len(a), _ROWS):
+        yield start, signs_a[start : start + _ROWS] @ signs_b.T >= least
 
 
 def _size_of(images: Float32Array) -> Size:

@@ -16,6 +16,7 @@ from collafuse_runtimes.sealed import read_bytes
 KEY_BYTES = 32
 FORM_VERSION = 2
 CHECKSUM_DIGITS = 16
+MAX_BYTES = 4096
 
 _BARE = re.compile(rb"\s*([0-9a-fA-F]{64})\s*")
 _FORM = re.compile(rb"collafuse-([a-z]+-key) ([0-9]+) ([0-9a-f]{64}) ([0-9a-f]{16})\n")
@@ -72,7 +73,7 @@ def load_or_create_key(path: Path, kind: str, *, elsewhere: str, mend: str) -> S
         except OSError as error:
             raise ArtefactError(f"cannot create {path.parent}: {error.strerror}; {elsewhere}") from error
         created = _create_key(path, kind)
-    _require_private(path)
+    _require_private(path, mend)
     key, has_checksum = _parse(path, read_bytes(path), kind, mend)
     return Secret(key, created, has_checksum)
 
@@ -101,19 +102,21 @@ def _parse(path: Path, text: bytes, kind: str, mend: str) -> tuple[bytes, bool]:
     return key, True
 
 
-def _require_private(path: Path) -> None:
-    """As ssh's ``sshkey_perm_ok``: a file of one's own that group or others can use is refused.
+def _require_private(path: Path, mend: str) -> None:
+    """Refuse a file of one's own that group or others can use, as ssh's ``sshkey_perm_ok``; and pipes and devices.
 
     Raises:
         ArtefactError: see above; it names the command that mends it.
     """
-    if not hasattr(os, "getuid"):  # Windows has no such modes
-        return
     try:
         status = path.stat()
     except OSError as error:
         raise ArtefactError(f"cannot read {path}: {error.strerror}; check the path") from error
-    if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and status.st_mode & 0o077:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+        raise ArtefactError(f"cannot read {path}: it is no file, or too large, for a key; {mend}")
+    if not hasattr(os, "getuid"):  # Windows has no such modes
+        return
+    if status.st_uid == os.getuid() and status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         raise ArtefactError(
             f"{path} has mode {mode:04o}: others could read or change this secret, so it is not used; "
