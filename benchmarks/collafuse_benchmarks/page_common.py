@@ -48,10 +48,14 @@ def _text(value: object) -> str:
 
 
 def flatten(state: dict[str, Any], prefix: str = "") -> tuple[list[tuple[str, str]], list[str]]:
-    """([(name, text)], names without a value); nested objects become "outer inner"; by name."""
+    """([(name, text)], names without a value); nested objects become "outer inner"; by name.
+
+    An object's ``reasons`` say by key why a value is missing, and stand in its place.
+    """
     known: list[tuple[str, str]] = []
     unknown: list[str] = []
-    for key, value in sorted(state.items()):
+    reasons = state.get("reasons", {})
+    for key, value in sorted((key, reasons.get(key, value)) for key, value in state.items() if key != "reasons"):
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, dict) and value:
             inner = flatten(value, f"{name} ")

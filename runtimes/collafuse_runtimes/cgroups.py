@@ -7,6 +7,7 @@ neither.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,22 +52,15 @@ class CgroupLimits:
 
 def read_limits(root: Path = Path("/")) -> CgroupLimits:
     """Read them; ``root`` is where /proc and what is mounted lie."""
-    values: dict[str, float | None] = {}
-    reasons: dict[str, str] = {}
-
-    def add(name: str, found: float | str) -> None:
-        values[name] = None if isinstance(found, str) else found
-        if isinstance(found, str):
-            reasons[name] = found
-
     cpu, memory = find_group(root, "cpu"), find_group(root, "memory")
-    add("cpu_quota", cpu if isinstance(cpu, str) else _cpu_quota(cpu))
-    names = {"memory_limit_mb": ("memory.limit_in_bytes", "memory.max"), "memory_high_mb": ("", "memory.high")}
-    for name, files in names.items():
-        add(name, memory if isinstance(memory, str) else _least_megabytes(memory, files[memory.version - 1]))
-    used = ("memory.usage_in_bytes", "memory.current")
-    add("memory_used_mb", memory if isinstance(memory, str) else _used_megabytes(memory, used[memory.version - 1]))
-    return CgroupLimits(**values, reasons=reasons)  # type: ignore[arg-type]
+    found = {
+        "cpu_quota": cpu if isinstance(cpu, str) else _cpu_quota(cpu),
+        "memory_limit_mb": _megabytes(memory, _least, "memory.limit_in_bytes", "memory.max"),
+        "memory_high_mb": _megabytes(memory, _least, None, "memory.high"),
+        "memory_used_mb": _megabytes(memory, _own, "memory.usage_in_bytes", "memory.current"),
+    }
+    numbers = {name: None if isinstance(value, str) else value for name, value in found.items()}
+    return CgroupLimits(**numbers, reasons={name: value for name, value in found.items() if isinstance(value, str)})
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
@@ -149,17 +143,24 @@ def _quota_and_period(folder: Path, version: int) -> tuple[int, int] | None:
     return (numbers[0], numbers[1]) if len(numbers) == 2 == len(texts) else None
 
 
-def _least_megabytes(group: Group, name: str) -> float | str:
-    if not name:
-        return "cgroup v1 has no such limit"
+def _megabytes(
+    group: Group | str, read: Callable[[Group, str], int | str], v1_file: str | None, v2_file: str
+) -> float | str:
+    if isinstance(group, str):
+        return group
+    name = v1_file if group.version == 1 else v2_file
+    found = "cgroup v1 has no such limit" if name is None else read(group, name)
+    return found if isinstance(found, str) else round(found / 1e6, 1)
+
+
+def _least(group: Group, name: str) -> int | str:
     texts = [text_of(folder / name) or "" for folder in group.folders]
     limits = [int(text) for text in texts if re.fullmatch(r"\d{1,19}", text)]
-    limits = [limit for limit in limits if limit < UNLIMITED]
-    if limits:
-        return round(min(limits) / 1e6, 1)
+    if limits and min(limits) < UNLIMITED:
+        return min(limits)
     return NO_LIMIT if any(texts) or group.version == 2 else NO_FILE
 
 
-def _used_megabytes(group: Group, name: str) -> float | str:
+def _own(group: Group, name: str) -> int | str:
     text = text_of(group.folders[0] / name) or ""
-    return round(int(text) / 1e6, 1) if re.fullmatch(r"\d{1,18}", text) else NO_FILE
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else NO_FILE
