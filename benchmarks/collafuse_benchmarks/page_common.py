@@ -54,8 +54,9 @@ def flatten(state: dict[str, Any], prefix: str = "") -> tuple[list[tuple[str, st
     """
     known: list[tuple[str, str]] = []
     unknown: list[str] = []
-    reasons = state.get("reasons", {})
-    for key, value in sorted((key, reasons.get(key, value)) for key, value in state.items() if key != "reasons"):
+    reasons = state.get("reasons")
+    given = {**state, **reasons, "reasons": {}} if isinstance(reasons, dict) else state
+    for key, value in sorted((key, value) for key, value in given.items() if key != "reasons"):
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, dict) and value:
             inner = flatten(value, f"{name} ")
