@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collafuse_runtimes.checks import check_images
+from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.noise import Float32Array, check_seed
 from collafuse_runtimes.sealed import read_bytes, sha256_file
@@ -182,6 +183,7 @@ def _open_extractor(path: Path) -> tuple[Callable[[Float32Array], Float32Array],
     model = read_bytes(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, too
+    options.intra_op_num_threads = threads_by_quota() or 0
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no public base

@@ -1,6 +1,5 @@
 """Making a shard from private images: the only place where anything of x_0 is prepared for the server."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +8,7 @@ from collafuse_edge.shard import Shard
 from collafuse_edge.training.losses import diffuse
 from collafuse_edge.upload.brownian import level_time, path_value, path_weights
 from collafuse_edge.upload.key import image_digest
+from collafuse_runtimes.cpus import usable_cpus
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.noise import Float32Array, check_seed
 from collafuse_runtimes.plan import SplitPlan
@@ -37,7 +37,7 @@ def make_shard(images: Float32Array, plan: SplitPlan, key: bytes) -> Shard:
         source = order[row]
         x_n[row] = alpha_bar_n**0.5 * (images[source] + path_value(digests[source], weights, plan.image_shape))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy draws without holding the interpreter
+    with ThreadPoolExecutor(usable_cpus()) as pool:  # numpy draws without holding the interpreter
         list(pool.map(fill, range(len(order))))
     return Shard(plan, "upload", x_n)
 
