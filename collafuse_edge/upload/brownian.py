@@ -16,6 +16,7 @@ cosine the same time.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,11 +90,14 @@ def path_value(digest: bytes, weights: Weights, shape: tuple[int, ...]) -> npt.N
         weights: ``path_weights(s)``.
     """
     words = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+    bits: Any = np.random.Philox(key=words[:2])
+    generator, state = np.random.Generator(bits), bits.state  # a state is set in less time than a Philox is made
+    state["state"]["counter"][2:] = words[2:]
     value, term = np.zeros(shape), np.empty(shape)
+    draw = np.empty(shape, np.float32)
     for node, weight in weights:
-        counter = np.concatenate([np.array([0, node], np.uint64), words[2:]])
-        draw = np.random.Generator(np.random.Philox(key=words[:2], counter=counter)).standard_normal(
-            shape, dtype=np.float32
-        )
+        state["state"]["counter"][1] = node
+        bits.state = state
+        generator.standard_normal(out=draw, dtype=np.float32)
         value += np.multiply(draw, weight, out=term)
     return value
