@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from collafuse_runtimes.atomic import write_bytes
@@ -14,6 +15,17 @@ KEY_BYTES = 32
 def config_folder() -> Path:
     """``$XDG_CONFIG_HOME/collafuse-edge``, with ~/.config where that variable is unset."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "collafuse-edge"
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/collafuse-edge``, with ~/.cache where that variable is unset."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collafuse-edge"
+
+
+def keep_font_list_together() -> None:
+    """matplotlib, when it is imported later, keeps its list of fonts in our cache folder, not in two of its own."""
+    with suppress(RuntimeError):  # no home folder: it then takes a temporary one
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 
 def load_or_create_key(path: Path, name: str, *, elsewhere: str, mend: str) -> bytes:
