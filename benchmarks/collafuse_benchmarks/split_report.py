@@ -15,6 +15,10 @@ from collafuse_benchmarks.split_table import Link, join, share_checks
 from collafuse_runtimes.errors import InputError
 
 KIND = "split"
+NOISE_LEVEL_IS = (
+    "standard deviation of the noise in the tensor that crosses beside an image in [-1, 1], "
+    "sqrt((1 - alpha_bar) / alpha_bar), as `init` prints it"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dic
         "family": plan.fingerprint,
         "link": None if options.link is None else asdict(options.link),
         "handover_dtype": options.dtype,
+        "noise_level_is": NOISE_LEVEL_IS,
         "rows": [{"title": row.title, **row.to_dict()} for row in rows],
         "share_checks": [asdict(check) for check in share_checks(parts)],
         "limits": asdict(options.limits),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_cut
+from collafuse_benchmarks.split_parts import handover_bytes, with_cut
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.plan import SplitPlan
 
@@ -48,7 +48,8 @@ class SplitRow:
 
     Attributes:
         cut_ratio, cut: c, and its timestep.
-        noise_level: standard deviation of the noise in what is handed over; 0 at c = 0, where that is the image itself.
+        noise_level: ``SplitPlan.noise_level`` of what is handed over; 0 at c = 0, where that is the image itself. At
+            c = 1 it is that of the noise the device starts from: nothing crosses.
         server, edge: the measured rows (``Row.to_dict`` and ``machine``), None where that side has no step, or was not
             measured.
         server_ms, edge_ms: 0 where that side has no step.
@@ -151,7 +152,7 @@ def _join_row(
     return SplitRow(
         cut_ratio=plan.cut_ratio,
         cut=plan.cut,
-        noise_level=noise_level(plan),
+        noise_level=plan.noise_level,
         server=server,
         edge=edge,
         server_ms=server_ms,

@@ -47,7 +47,8 @@ def init(
     from collafuse_edge.init import describe_plan, init_plan
 
     plan = init_plan(out, size, channels, timesteps, schedule, cut_ratio)
-    emit({**plan.to_dict(), "cut": plan.cut, "fingerprint": plan.fingerprint}, as_json, *describe_plan(plan, out))
+    more = {"cut": plan.cut, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
+    emit({**plan.to_dict(), **more}, as_json, *describe_plan(plan, out))
 
 
 @chooses_images
