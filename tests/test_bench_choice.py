@@ -24,7 +24,7 @@ def way(
     return SplitRow(
         cut_ratio=c, cut=round(100 * c), noise_level=noise, server=None, edge=edge, server_ms=0.0, transfer_bytes=1,
         transfer_ms=None, edge_ms=total_ms, total_ms=total_ms, server_j=None, edge_j=None, total_j=total_j,
-        energy_scope=None, energy_reason="no sensor", handover_kid=kid, image_kid=None, notes=(),
+        energy_scope=None, energy_reason="no sensor", notes=(), handover_kid=kid,
     )  # fmt: skip
 
 

@@ -84,8 +84,8 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         figure(row["server_j"]),
         figure(row["edge_j"]),
         figure(row["total_j"]),
-        _score(row["handover_kid"]),
-        _score(row["image_kid"]),
+        _score(row, "handover_kid"),
+        _score(row, "image_kid"),
     )
 
 
@@ -93,8 +93,11 @@ def _origin(row: dict[str, Any]) -> str:
     return "" if row["origin"] is None else f" ({row['origin']})"
 
 
-def _score(value: float | None) -> str:
-    return "not given" if value is None else f"{value:.4g}"
+def _score(row: dict[str, Any], key: str) -> str:
+    value, error = row[key], row.get(f"{key}_error")
+    if value is None:
+        return "not given"
+    return f"{value:.3g}" + ("" if error is None else f" +- {error:.1g}")
 
 
 def _steps(row: dict[str, Any] | None, ms: float | None) -> str:

@@ -32,6 +32,7 @@ class Row:
         energy: ``EnergyResult.to_dict``; None where energy was not asked for.
         note: why what it makes is no image; None where it is one.
         is_right: whether the check of its output, after the timing, passed; None where it was not reached.
+        sampler: of a head, ``name`` and ``eta``.
     """
 
     cut_ratio: float
@@ -45,6 +46,7 @@ class Row:
     energy: dict[str, Any] | None = None
     note: str | None = None
     is_right: bool | None = None
+    sampler: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the summary."""
