@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TENSORRT_RTX := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 
-.PHONY: demo test check slow bench-trajectory clean
+.PHONY: demo test check slow fuzz bench-trajectory clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ check: $(READY)  ## lint, formatting, types
 
 slow: $(READY)  ## tests of many minutes
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(READY)  ## damaged files of every kind through the commands that read them, ten minutes
+	$(BIN)/python tests/fuzz
 
 bench-trajectory: $(READY)  ## a head's trajectory: ort-cpu against diffusers and bare ONNX Runtime
 	$(BIN)/python benchmarks/peers/trajectory.py

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from collafuse_edge.kid import Features
+from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.sealed import read_bytes
@@ -56,6 +57,7 @@ def _open(path: Path) -> tuple[Callable[[Float32Array], Float32Array], int, int]
         raise ArtefactError(f"{path} is empty, not a readable ONNX model; copy it again")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, too
+    options.intra_op_num_threads = threads_by_quota() or 0
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no public base

@@ -69,6 +69,34 @@ def arm_cpus(count: int, part: str) -> str:
     return "\n".join(f"processor\t: {number}\n{core}" for number in range(count))
 
 
+def cgroup_v2(own: str, groups: dict[str, dict[str, object]], mounted: str = "/") -> dict[str, object]:
+    """One hierarchy; ``groups``: folder below the mount to its files, e.g. {"a/b": {"cpu.max": "max 100000"}}."""
+    mount = f"42 32 0:39 {mounted} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
+    files = {f"sys/fs/cgroup/{group}/{name}": text for group, held in groups.items() for name, text in held.items()}
+    stats = {f"sys/fs/cgroup/{group}/{name}.stat": "x 1" for group in groups for name in ("cpu", "memory")}
+    return {"proc/self/cgroup": f"0::{own}", "proc/self/mountinfo": mount, **stats, **files}
+
+
+def cgroup_v1(own: str, cpu: dict[str, object], memory: dict[str, object], mounted: str = "/") -> dict[str, object]:
+    """A hierarchy a controller, and an empty v2 one beside them; file names may have folders in front."""
+    mounts = [
+        f"33 31 0:29 {mounted} /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:7 - cgroup cgroup rw,cpu,cpuacct",
+        f"35 31 0:32 {mounted} /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory",
+        "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw",
+    ]
+    return {
+        "proc/self/cgroup": f"4:memory:{own}\n3:cpu,cpuacct:{own}\n1:name=systemd:{own}\n0::/",
+        "proc/self/mountinfo": "\n".join(mounts),
+        "sys/fs/cgroup/unified/cgroup.procs": 1,
+        **{f"sys/fs/cgroup/cpu,cpuacct/{name}": text for name, text in cpu.items()},
+        **{f"sys/fs/cgroup/memory/{name}": text for name, text in memory.items()},
+    }
+
+
+V1_NO_QUOTA: dict[str, object] = {"cpu.cfs_quota_us": -1, "cpu.cfs_period_us": 100000}
+V1_NO_LIMIT = 9223372036854771712
+
+
 def orin_nano(root: Path, jetpack: str = "install ok installed") -> Path:
     """Jetson Orin Nano Super, JetPack 6.2."""
     refuse(root, "sys/class/thermal/thermal_zone5/temp")
@@ -95,6 +123,17 @@ def orin_nano(root: Path, jetpack: str = "install ok installed") -> Path:
             **overcurrent("hwmon3", 0, 0, 5),
             "proc/meminfo": "MemTotal:        7802880 kB\nMemFree:  1000 kB\nMemAvailable:    5120000 kB",
             "proc/loadavg": "0.52 0.58 0.59 1/389 5126",
+            **cgroup_v2(
+                "/user.slice/bench.scope",
+                {
+                    "user.slice": {"cpu.max": "max 100000", "memory.max": "max", "memory.high": "max"},
+                    "user.slice/bench.scope": {
+                        "cpu.max": "max 100000",
+                        "memory.max": "max",
+                        "memory.current": 73000000,
+                    },
+                },
+            ),
         },
     )
 
@@ -151,6 +190,7 @@ def x86_box(root: Path) -> Path:
             **{f"{folder}/package_throttle_count": 7 for folder in cpus},
             "proc/meminfo": "MemTotal:       16303412 kB\nMemAvailable:   12000000 kB",
             "proc/loadavg": "1.25 0.75 0.50 2/800 1234",
+            **cgroup_v1("/", V1_NO_QUOTA, {"memory.limit_in_bytes": V1_NO_LIMIT, "memory.usage_in_bytes": 8000000000}),
         },
     )
 

@@ -21,10 +21,18 @@ from device_trees import (
 )
 
 from collafuse_runtimes import device_state
+from collafuse_runtimes.cgroups import NO_LIMIT, CgroupLimits
 from collafuse_runtimes.device_state import Clock, DeviceState, changes, describe_state, read_device_state
 from collafuse_runtimes.versions import git_commit, installed_packages
 
 ROOT = Path(__file__).parents[1]
+UNSEEN = {
+    "cpu_quota": "no control group for cpu is to be seen here",
+    **dict.fromkeys(
+        ("memory_limit_mb", "memory_high_mb", "memory_used_mb"), "no control group for memory is to be seen here"
+    ),
+}
+NOTHING_SEEN = CgroupLimits(None, None, None, None, UNSEEN)
 
 
 def mine(state: DeviceState) -> dict[str, Any]:
@@ -43,6 +51,9 @@ def test_an_orin_nano_on_jetpack_6(tmp_path: Path) -> None:
         "jetpack": "6.2",
         "cpu": "Arm Cortex-A78AE",
         "cpus_online": 6,
+        "cgroup_limits": CgroupLimits(
+            None, None, None, 73.0, dict.fromkeys(("cpu_quota", "memory_limit_mb", "memory_high_mb"), NO_LIMIT)
+        ),
         "cpu_clocks": (
             Clock("policy0", "schedutil", 729.6, 1728.0, 1190.4),
             Clock("policy4", "schedutil", 729.6, 1728.0, 1728.0),
@@ -86,6 +97,13 @@ def test_an_intel_workstation(tmp_path: Path) -> None:
         "jetpack": None,
         "cpu": "Intel(R) Core(TM) i5-6500 CPU @ 3.20GHz",
         "cpus_online": 3,
+        "cgroup_limits": CgroupLimits(
+            None,
+            None,
+            None,
+            8000.0,
+            {"cpu_quota": NO_LIMIT, "memory_limit_mb": NO_LIMIT, "memory_high_mb": "cgroup v1 has no such limit"},
+        ),
         "cpu_clocks": (
             Clock("policy0", "powersave", 800.0, 3600.0, 800.066),
             Clock("policy1", "powersave", 800.0, 3600.0, 3400.01),
@@ -104,17 +122,19 @@ def test_an_intel_workstation(tmp_path: Path) -> None:
 def test_a_container_that_hides_everything(tmp_path: Path) -> None:
     state = read_device_state(bare_container(tmp_path))
     known = {name: value for name, value in mine(state).items() if value is not None}
-    assert known == {"in_container": True}
+    assert known == {"in_container": True, "cgroup_limits": NOTHING_SEEN}
     assert state.cpus_allowed == tuple(sorted(os.sched_getaffinity(0)))
     assert (state.packages, state.git_commit) == (installed_packages(), git_commit())
     assert describe_state(state)["unknown"] == (
-        "board, Jetson Linux, JetPack, power mode, CPU model, CPUs online, CPU clocks, GPU, NVIDIA driver, GPU clocks, "
-        "temperatures, throttle counters, memory, available memory, load"
+        "board, Jetson Linux, JetPack, power mode, CPU model, CPUs online, CPU quota, CPU clocks, GPU, NVIDIA driver, "
+        "GPU clocks, temperatures, throttle counters, memory, available memory, memory limit, load"
     )
 
 
 def test_nothing_at_all_is_unknown_not_an_error(tmp_path: Path) -> None:
-    assert set(mine(read_device_state(tmp_path)).values()) == {None}
+    found = mine(read_device_state(tmp_path))
+    assert found.pop("cgroup_limits") == NOTHING_SEEN
+    assert set(found.values()) == {None}
     assert "whether in a container" in describe_state(read_device_state(tmp_path))["unknown"]
 
 
@@ -141,10 +161,10 @@ def test_lines_for_people(tmp_path: Path) -> None:
     board = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
     assert shown["board"] == f"{board}; Jetson Linux R36.4.3; JetPack 6.2; power mode MAXN_SUPER (2)"
     assert shown["CPU"].startswith("Arm Cortex-A78AE; 6 online; ")
-    assert shown["CPU"].endswith(" for this process; schedutil 730 to 1728 MHz, now 1190 to 1728")
+    assert shown["CPU"].endswith(" for this process; no quota; schedutil 730 to 1728 MHz, now 1190 to 1728")
     assert shown["GPU"].endswith("NVIDIA driver 540.4.0; 17000000.gpu nvhost_podgov 306 to 1020 MHz, now 306")
     assert shown["heat"] == "cpu-thermal 48.2 C, gpu-thermal 47.5 C, soc0-thermal 46.1 C, tj-thermal 48.2 C"
-    assert shown["memory"] == "7990 MB; 5243 MB available; load 0.52 0.58 0.59"
+    assert shown["memory"] == "7990 MB; 5243 MB available; no limit; load 0.52 0.58 0.59"
     assert "unknown" not in shown or shown["unknown"] == "git commit"
 
 
@@ -155,6 +175,9 @@ def test_changes_of_a_run_that_was_throttled(tmp_path: Path) -> None:
         {
             "var/lib/nvpmodel/status": "pmode:0000",
             "sys/devices/system/cpu/online": "0-3",
+            "sys/fs/cgroup/user.slice/cpu.max": "250000 100000",
+            "sys/fs/cgroup/user.slice/bench.scope/memory.max": 512000000,
+            "sys/fs/cgroup/user.slice/memory.high": 400000000,
             **cpu_policy("policy0", "performance", 729600, 729600, 729600),
             **devfreq("17000000.gpu", "nvhost_podgov", 306000000, 1020000000, 612000000),
             **thermal_zones({"cpu-thermal": 97500, "gpu-thermal": 95000}),
@@ -164,6 +187,8 @@ def test_changes_of_a_run_that_was_throttled(tmp_path: Path) -> None:
     assert changes(before, read_device_state(tmp_path)) == [
         "power mode: MAXN_SUPER (2) -> 15W (0)",
         "CPUs online: 6 -> 4",
+        "CPU quota: no quota -> quota of 2.5 CPUs",
+        "memory limit: no limit -> limited to 512 MB, slowed down beyond 400 MB",
         "CPU clocks: schedutil 730 to 1728 MHz, now 1190 to 1728 -> performance 730 and schedutil 730 to 1728 "
         "MHz, now 730 to 1728",
         "GPU clock 17000000.gpu: nvhost_podgov 306 to 1020 MHz, now 306 -> nvhost_podgov 306 to 1020 MHz, now 612",

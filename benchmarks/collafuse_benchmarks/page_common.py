@@ -48,10 +48,15 @@ def _text(value: object) -> str:
 
 
 def flatten(state: dict[str, Any], prefix: str = "") -> tuple[list[tuple[str, str]], list[str]]:
-    """([(name, text)], names without a value); nested objects become "outer inner"; by name."""
+    """([(name, text)], names without a value); nested objects become "outer inner"; by name.
+
+    An object's ``reasons`` say by key why a value is missing, and stand in its place.
+    """
     known: list[tuple[str, str]] = []
     unknown: list[str] = []
-    for key, value in sorted(state.items()):
+    reasons = state.get("reasons")
+    given = {**state, **reasons, "reasons": {}} if isinstance(reasons, dict) else state
+    for key, value in sorted((key, value) for key, value in given.items() if key != "reasons"):
         name = f"{prefix}{key.replace('_', ' ')}"
         if isinstance(value, dict) and value:
             inner = flatten(value, f"{name} ")

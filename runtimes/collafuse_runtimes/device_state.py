@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from collafuse_runtimes.cgroups import NO_LIMIT, CgroupLimits, read_limits
 from collafuse_runtimes.machine import Machine, read_machine, text_of
 from collafuse_runtimes.versions import git_commit, installed_packages
 
@@ -66,6 +67,7 @@ class DeviceState:
         cpu: model of the first core.
         cpus_online: how many are switched on.
         cpus_allowed: numbers of those this process may run on.
+        cgroup_limits: CPU quota and memory limit of its control group, as containers and systemd set them.
         cpu_clocks: one a frequency policy; cores of one policy share a clock.
         gpu_clocks: of an integrated GPU.
         temperatures_c: thermal zone to degrees Celsius; zones that are switched off are missing.
@@ -84,6 +86,7 @@ class DeviceState:
     cpu: str | None
     cpus_online: int | None
     cpus_allowed: tuple[int, ...] | None
+    cgroup_limits: CgroupLimits
     cpu_clocks: tuple[Clock, ...] | None
     gpu_clocks: tuple[Clock, ...] | None
     temperatures_c: dict[str, float] | None
@@ -111,6 +114,7 @@ def read_device_state(root: Path = Path("/")) -> DeviceState:
         cpu=_cpu_model(text_of(root / "proc/cpuinfo") or ""),
         cpus_online=_cpus_online(text_of(root / "sys/devices/system/cpu/online") or ""),
         cpus_allowed=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
+        cgroup_limits=read_limits(root),
         cpu_clocks=_cpu_clocks(root),
         gpu_clocks=_gpu_clocks(root),
         temperatures_c=_temperatures(root),
@@ -256,6 +260,7 @@ def _facts(state: DeviceState) -> list[tuple[str, str, str | None]]:
         ("CPU", "CPU model", state.cpu),
         ("CPU", "CPUs online", shown(state.cpus_online, "{} online")),
         ("CPU", "CPUs of this process", shown(len(state.cpus_allowed or ()), "{} for this process")),
+        ("CPU", "CPU quota", _quota_text(state.cgroup_limits)),
         ("CPU", "CPU clocks", _clock_text(state.cpu_clocks)),
         ("GPU", "GPU", ", ".join(machine.gpus or ())),
         ("GPU", "NVIDIA driver", shown(machine.driver, "NVIDIA driver {}")),
@@ -264,6 +269,7 @@ def _facts(state: DeviceState) -> list[tuple[str, str, str | None]]:
         ("throttle", "throttle counters", ", ".join(f"{name} {count}" for name, count in counts.items())),
         ("memory", "memory", shown(state.memory_total_mb, "{:.0f} MB")),
         ("memory", "available memory", shown(state.memory_available_mb, "{:.0f} MB available")),
+        ("memory", "memory limit", _memory_limit_text(state.cgroup_limits)),
         ("memory", "load", shown(" ".join(f"{load:.2f}" for load in state.load_average or ()), "load {}")),
         ("packages", "packages", ", ".join(f"{name} {number}" for name, number in state.packages.items())),
         ("source", "git commit", state.git_commit),
@@ -278,6 +284,8 @@ def changes(before: DeviceState, after: DeviceState) -> list[str]:
     pairs = {
         "power mode": (before.power_mode, after.power_mode),
         "CPUs online": (before.cpus_online, after.cpus_online),
+        "CPU quota": (_quota_text(before.cgroup_limits), _quota_text(after.cgroup_limits)),
+        "memory limit": (_memory_limit_text(before.cgroup_limits), _memory_limit_text(after.cgroup_limits)),
         "CPU clocks": (_clock_text(before.cpu_clocks), _clock_text(after.cpu_clocks)),
     }
     gpus = [{clock.name: _clock_text((clock,)) for clock in state.gpu_clocks or ()} for state in (before, after)]
@@ -294,6 +302,22 @@ def _both(before: dict[str, Number] | None, after: dict[str, Number] | None) -> 
     """What was read both times."""
     first, second = before or {}, after or {}
     return {name: (value, second[name]) for name, value in first.items() if name in second}
+
+
+def _quota_text(limits: CgroupLimits) -> str | None:
+    """ "quota of 0.5 CPUs"; None where it is unknown whether there is one."""
+    if limits.cpu_quota is not None:
+        return f"quota of {limits.cpu_quota:g} CPUs"
+    return "no quota" if limits.reasons["cpu_quota"] == NO_LIMIT else None
+
+
+def _memory_limit_text(limits: CgroupLimits) -> str | None:
+    """ "limited to 512 MB, slowed down beyond 400 MB"; None where it is unknown whether there is a limit."""
+    most, high = limits.memory_limit_mb, limits.memory_high_mb
+    if most is None and high is None:
+        return "no limit" if limits.reasons["memory_limit_mb"] == NO_LIMIT else None
+    parts = {"limited to": most, "slowed down beyond": high}
+    return ", ".join(f"{text} {megabytes:g} MB" for text, megabytes in parts.items() if megabytes is not None)
 
 
 def _clock_text(clocks: Sequence[Clock] | None) -> str | None:

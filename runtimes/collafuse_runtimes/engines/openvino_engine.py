@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.two_buffers import denoise_in_turns
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
@@ -81,8 +82,8 @@ class OpenVinoEngine(Engine):
             self._compiled.clear()
             shapes = {t.name: [batch if n == "batch" else n for n in t.shape] for t in self.bundle.inputs}
             options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.hint}
-            if self.options.threads is not None:
-                options["INFERENCE_NUM_THREADS"] = self.options.threads
+            if threads := self.options.threads or threads_by_quota():
+                options["INFERENCE_NUM_THREADS"] = threads
             with _one_line(f"compiling for batches of {batch}"):
                 self._model.reshape(shapes)
                 compiled = self._core.compile_model(self._model, "CPU", options)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.ort_session import CPU, new_session_options, open_session
 from collafuse_runtimes.engines.two_buffers import denoise_in_turns
@@ -20,7 +21,7 @@ class OrtCpuEngine(Engine):
         spinning = self.options.spinning
         config = {} if spinning is None else {"session.intra_op.allow_spinning": str(int(spinning))}
         options = new_session_options(config)
-        options.intra_op_num_threads = self.options.threads or 0
+        options.intra_op_num_threads = self.options.threads or threads_by_quota() or 0
         self._session = open_session(self.bundle, CPU, options)
 
     def _close(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
+from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.noise import Float32Array
@@ -31,7 +32,8 @@ class TorchEngine(Engine):
             )
         self._network = load_network(checkpoint)
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(self.options.threads or self._threads_before)
+        by_default = min(self._threads_before, threads_by_quota() or self._threads_before)
+        torch.set_num_threads(self.options.threads or by_default)
 
     def _close(self) -> None:
         import torch
