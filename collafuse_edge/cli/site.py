@@ -28,6 +28,7 @@ from collafuse_edge.cli.training_options import (
     Resume,
     Seed,
     Steps,
+    Threads,
     WarmupSteps,
     run_training,
     settings_from,
@@ -102,6 +103,7 @@ def train_client(
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
+    threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a client head on the site's own images; nothing leaves this machine."""
@@ -117,7 +119,7 @@ def train_client(
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, split_plan, num_classes)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), threads, as_json)
 
 
 COMMANDS = (init, upload, train_client)
