@@ -108,20 +108,23 @@ def test_json_of_infer(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_of_evaluate(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx --seed 5")
-    assert -1 < found.pop("kid_mean") < 10
-    assert found.pop("kid_std") >= 0
-    assert found == {
+    found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx")
+    assert -1 < found["kid_mean"] < 1000
+    assert -1 < found["kid_raw"] < 10
+    few = ("kid_error", "kid_low", "kid_high", "kid_raw_error", "kid_std", "subset_size")
+    assert [found[key] for key in few] == [None] * 6
+    expected = {
         "real": f"{site}/data.npz",
         "real_count": IMAGES,
         "generated": f"{site}/images",
         "generated_count": HANDOVERS,
         "extractor": "extractor.onnx",
         "extractor_sha256": sha256_file(site / "extractor.onnx"),
-        "subsets": 100,
-        "subset_size": HANDOVERS,
-        "seed": 5,
+        "head": "edge.head",
+        "steps": 5,
+        "unknown": None,
     }
+    assert {key: found[key] for key in expected} == expected
 
 
 SHORT = Mode("quick", warmup=0, runs=10, seconds=0.0, cold_starts=1)
