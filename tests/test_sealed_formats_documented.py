@@ -165,3 +165,17 @@ def test_bench_report(tmp_path: Path) -> None:
     path = tmp_path / "out" / "report.json"
     assert sorted(table("Bench report")) == json_keys(path)
     assert format_of(path) == "collafuse-bench"
+
+
+def test_images(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from small_product import product
+
+    path = product() / "images" / "images.json"
+    assert sorted(table("Images")) == json_keys(path)
+    assert format_of(path) == "collafuse-images"
+    section = FORMATS.split("\n## Images\n")[1]
+    stated = json.loads(path.read_text())
+    nested = [*stated["server"], *stated["head"], *stated["head"]["sampler"]]
+    assert [name for name in nested if f"`{name}`" not in section] == []
+    assert stated["images_sha256"] == hashlib.sha256((product() / "images" / "images.npz").read_bytes()).hexdigest()
