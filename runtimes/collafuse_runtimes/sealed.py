@@ -37,18 +37,18 @@ def sha256_file(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def write_json(path: Path, format_name: str, payload: dict[str, Any]) -> None:
+def write_json(path: Path, format_name: str, payload: dict[str, Any], version: int = FORMAT_VERSION) -> None:
     """Write ``payload`` sealed, indented for people.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
     """
-    sealed = _body(path, format_name, payload)
+    sealed = _body(path, format_name, payload, version)
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
     write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
 
 
-def read_json(path: Path, format_name: str) -> dict[str, Any]:
+def read_json(path: Path, format_name: str, version: int = FORMAT_VERSION) -> dict[str, Any]:
     """Inverse of ``write_json``; the seal's own fields are left out of the result.
 
     Raises:
@@ -60,11 +60,18 @@ def read_json(path: Path, format_name: str) -> dict[str, Any]:
         raise ArtefactError(
             f"{path} is not valid JSON (truncated or damaged?): {_short(error)}; copy it again"
         ) from None
-    return _unseal(path, payload, format_name, lambda body: hashlib.sha256(canonical(body)).hexdigest())
+    return _unseal(path, payload, format_name, version, lambda body: hashlib.sha256(canonical(body)).hexdigest())
 
 
-def write_tensors(path: Path, format_name: str, tensors: Tensors, payload: dict[str, Any]) -> None:
-    """Write named arrays and a JSON payload as one safetensors file.
+def write_tensors(
+    path: Path,
+    format_name: str,
+    tensors: Tensors,
+    payload: dict[str, Any],
+    *,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write named arrays and a JSON payload as one safetensors file; ``metadata`` is what other readers want beside it.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
@@ -72,9 +79,9 @@ def write_tensors(path: Path, format_name: str, tensors: Tensors, payload: dict[
     from safetensors.numpy import save
 
     tensors = {name: _little_endian(value) for name, value in tensors.items()}
-    sealed = _body(path, format_name, payload)
+    sealed = _body(path, format_name, payload, FORMAT_VERSION)
     sealed["sha256"] = _digest(sealed, tensors)
-    write_bytes(path, save(tensors, metadata={_METADATA_KEY: canonical(sealed).decode()}))
+    write_bytes(path, save(tensors, metadata={**(metadata or {}), _METADATA_KEY: canonical(sealed).decode()}))
 
 
 def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
@@ -96,7 +103,7 @@ def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]
             f"{path} is not a readable {format_name} file (truncated, damaged or made by another tool): "
             f"{_short(error)}; copy or make it again"
         ) from None
-    return tensors, _unseal(path, payload, format_name, lambda body: _digest(body, tensors))
+    return tensors, _unseal(path, payload, format_name, FORMAT_VERSION, lambda body: _digest(body, tensors))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -111,12 +118,12 @@ def read_bytes(path: Path) -> bytes:
         raise ArtefactError(f"cannot read {path}: {error.strerror}; check the path") from error
 
 
-def _body(path: Path, format_name: str, payload: dict[str, Any]) -> dict[str, Any]:
+def _body(path: Path, format_name: str, payload: dict[str, Any], version: int) -> dict[str, Any]:
     """The sealed fields as a reader will see them (keys are strings, tuples are lists), digest apart."""
     if taken := payload.keys() & set(_SEAL):
         raise ValueError(f"payload fields {sorted(taken)} belong to the seal")
     try:
-        body: dict[str, Any] = json.loads(canonical({"format": format_name, "version": FORMAT_VERSION, **payload}))
+        body: dict[str, Any] = json.loads(canonical({"format": format_name, "version": version, **payload}))
     except ValueError as error:
         raise ArtefactError(
             f"cannot write {path}: a value is NaN or infinite ({_short(error)}); valid are finite numbers"
@@ -136,15 +143,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _unseal(path: Path, payload: Any, format_name: str, digest: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+def _unseal(
+    path: Path, payload: Any, format_name: str, version: int, digest: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
     found = payload.get("format", "no format name") if isinstance(payload, dict) else "no format name"
     if found != format_name:
         raise ArtefactError(
             f"{path} is not a {format_name} file: found {_short(repr(found))}; check which file you passed"
         )
-    if payload.get("version") != FORMAT_VERSION:
+    if payload.get("version") != version:
         raise ArtefactError(
-            f"{path} has format version {_short(repr(payload.get('version')))}; this release reads {FORMAT_VERSION}: "
+            f"{path} has format version {_short(repr(payload.get('version')))}; this release reads {version}: "
             "make the file again, or install the release that wrote it"
         )
     stated = payload.pop("sha256", None)
