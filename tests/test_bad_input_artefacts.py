@@ -104,7 +104,8 @@ def flip_in_header(path: Path) -> None:
 
 def flip_in_data(path: Path) -> None:
     data = path.read_bytes()
-    flip(path, data.index(b'"sha256": "') + 20 if path.suffix == ".json" else len(data) * 2 // 3)
+    digest = data.find(b'"sha256": "')
+    flip(path, digest + 20 if path.suffix == ".json" and digest >= 0 else len(data) * 2 // 3)
 
 
 def put_directory(path: Path) -> None:
@@ -139,7 +140,7 @@ def test_damaged_bytes(artefact: str, damage: str, tmp_path: Path, capfd: pytest
     refuse_all(artefact, folder, capfd)
 
 
-@pytest.mark.parametrize("artefact", READERS)
+@pytest.mark.parametrize("artefact", [name for name in READERS if not name.endswith("/config.json")])
 def test_another_artefact_in_its_place(artefact: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = copy_product(tmp_path / "site")
     of_the_same_name = [name for name in READERS if Path(name).name == Path(artefact).name]

@@ -95,3 +95,13 @@ def test_what_is_on_disk_once(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c", role="client", plan=PLAN, network=small_network(), model=ema, ema=ema, training={})
     numbers = sum(np.prod(value.shape) for value in ema.values())
     assert sum(file.stat().st_size for file in (tmp_path / "c").iterdir()) < 2 * 4 * numbers + 30_000
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    ema = {name: value.detach().numpy() for name, value in build_network(small_network(), 0).named_parameters()}
+    digests = set()
+    for number in range(4):
+        path = tmp_path / str(number)
+        write_checkpoint(path, role="client", plan=PLAN, network=small_network(), model=ema, ema=ema, training={})
+        digests.add(sha256_file(path / "training.json"))
+    assert len(digests) == 1

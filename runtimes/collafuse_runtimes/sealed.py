@@ -81,7 +81,9 @@ def write_tensors(
     tensors = {name: _little_endian(value) for name, value in tensors.items()}
     sealed = _body(path, format_name, payload, FORMAT_VERSION)
     sealed["sha256"] = _digest(sealed, tensors)
-    write_bytes(path, save(tensors, metadata={**(metadata or {}), _METADATA_KEY: canonical(sealed).decode()}))
+    seal = {_METADATA_KEY: canonical(sealed).decode()}
+    data = save(tensors, metadata=seal)
+    write_bytes(path, data if metadata is None else _with_metadata(data, {**metadata, **seal}))
 
 
 def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
@@ -178,6 +180,15 @@ def _digest(payload: dict[str, Any], tensors: Tensors) -> str:
         state.update(canonical([name, value.dtype.str, list(value.shape)]))
         state.update(value.data.cast("B") if value.size else b"")
     return state.hexdigest()
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """The same safetensors file with this metadata, in this order: the library writes several keys in a random one."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = {**json.loads(data[8:start]), "__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def _short(error: Exception | str) -> str:
