@@ -82,7 +82,7 @@ def test_json_of_training(command: str, site: Path, capfd: pytest.CaptureFixture
     out = site / f"new-{command.split(maxsplit=1)[0]}"
     found = json_of(site, capfd, f"{command} --preset tiny --steps 2 --batch-size 2 --cpu --out @{out.name}")
     assert (found["checkpoint"], found["steps"]) == (str(out), 2)
-    assert found["weights_sha256"] == sha256_file(out / "ema.safetensors")
+    assert found["weights_sha256"] == sha256_file(out / "diffusion_pytorch_model.safetensors")
     assert 0 < found["loss"] < 10
     assert found["seconds"] > 0
 

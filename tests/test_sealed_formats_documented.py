@@ -125,23 +125,24 @@ def test_checkpoint_and_resume_state(tmp_path: Path) -> None:
 
     run = small_run(tmp_path / "head", steps=1)
     train(run)
-    for name, format_name in (("config.json", "collafuse-checkpoint"), ("training.json", "collafuse-training")):
+    for name, format_name in (("checkpoint.json", "collafuse-checkpoint"), ("training.json", "collafuse-training")):
         assert sorted(table("Checkpoint", f"`{name}`, sealed")) == json_keys(tmp_path / "head" / name)
         assert format_of(tmp_path / "head" / name) == format_name
-    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    config = json.loads((tmp_path / "head" / "checkpoint.json").read_text())
     assert list(config["network"]) == ["num_classes", "preset", "unet"]
     parameters = [name for name, _ in build_network(small_network(), 0).named_parameters()]
-    for name in ("model.safetensors", "ema.safetensors"):
+    for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
         path = tmp_path / "head" / name
         assert table("Checkpoint", "`model.safetensors` (the") == payload_keys(path)
         assert tensor_names(path) == sorted(parameters)
         assert {entry["dtype"] for key, entry in header_of(path).items() if key != "__metadata__"} == {"F32"}
         assert format_of(path) == "collafuse-weights"
     assert {p.name for p in (tmp_path / "head").iterdir()} == {
+        "checkpoint.json",
         "config.json",
         "training.json",
         "model.safetensors",
-        "ema.safetensors",
+        "diffusion_pytorch_model.safetensors",
     }
 
     network = build_network(small_network(), 0)
