@@ -59,7 +59,7 @@ def json_of(site: Path, capfd: pytest.CaptureFixture[str], command: str) -> dict
 def test_json_of_init(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json_of(site, capfd, "init --size 24x16 --channels 3 --cut-ratio 0.25 --out @new-plan.json")
     plan = read_plan(site / "new-plan.json")
-    assert found == {**plan.to_dict(), "cut": 25, "fingerprint": plan.fingerprint}
+    assert found == {**plan.to_dict(), "cut": 25, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
 
 
 def test_json_of_upload(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +82,7 @@ def test_json_of_training(command: str, site: Path, capfd: pytest.CaptureFixture
     out = site / f"new-{command.split(maxsplit=1)[0]}"
     found = json_of(site, capfd, f"{command} --preset tiny --steps 2 --batch-size 2 --cpu --out @{out.name}")
     assert (found["checkpoint"], found["steps"]) == (str(out), 2)
-    assert found["weights_sha256"] == sha256_file(out / "ema.safetensors")
+    assert found["weights_sha256"] == sha256_file(out / "diffusion_pytorch_model.safetensors")
     assert 0 < found["loss"] < 10
     assert found["seconds"] > 0
 
@@ -113,20 +113,23 @@ def test_json_of_infer(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_of_evaluate(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx --seed 5")
-    assert -1 < found.pop("kid_mean") < 10
-    assert found.pop("kid_std") >= 0
-    assert found == {
+    found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx")
+    assert -1 < found["kid_mean"] < 1000
+    assert -1 < found["kid_raw"] < 10
+    few = ("kid_error", "kid_low", "kid_high", "kid_raw_error", "kid_std", "subset_size")
+    assert [found[key] for key in few] == [None] * 6
+    expected = {
         "real": f"{site}/data.npz",
         "real_count": IMAGES,
         "generated": f"{site}/images",
         "generated_count": HANDOVERS,
         "extractor": "extractor.onnx",
         "extractor_sha256": sha256_file(site / "extractor.onnx"),
-        "subsets": 100,
-        "subset_size": HANDOVERS,
-        "seed": 5,
+        "head": "edge.head",
+        "steps": 5,
+        "unknown": None,
     }
+    assert {key: found[key] for key in expected} == expected
 
 
 SHORT = Mode("quick", warmup=0, runs=10, seconds=0.0, cold_starts=1)

@@ -125,23 +125,24 @@ def test_checkpoint_and_resume_state(tmp_path: Path) -> None:
 
     run = small_run(tmp_path / "head", steps=1)
     train(run)
-    for name, format_name in (("config.json", "collafuse-checkpoint"), ("training.json", "collafuse-training")):
+    for name, format_name in (("checkpoint.json", "collafuse-checkpoint"), ("training.json", "collafuse-training")):
         assert sorted(table("Checkpoint", f"`{name}`, sealed")) == json_keys(tmp_path / "head" / name)
         assert format_of(tmp_path / "head" / name) == format_name
-    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    config = json.loads((tmp_path / "head" / "checkpoint.json").read_text())
     assert list(config["network"]) == ["num_classes", "preset", "unet"]
     parameters = [name for name, _ in build_network(small_network(), 0).named_parameters()]
-    for name in ("model.safetensors", "ema.safetensors"):
+    for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
         path = tmp_path / "head" / name
         assert table("Checkpoint", "`model.safetensors` (the") == payload_keys(path)
         assert tensor_names(path) == sorted(parameters)
         assert {entry["dtype"] for key, entry in header_of(path).items() if key != "__metadata__"} == {"F32"}
         assert format_of(path) == "collafuse-weights"
     assert {p.name for p in (tmp_path / "head").iterdir()} == {
+        "checkpoint.json",
         "config.json",
         "training.json",
         "model.safetensors",
-        "ema.safetensors",
+        "diffusion_pytorch_model.safetensors",
     }
 
     network = build_network(small_network(), 0)
@@ -165,3 +166,17 @@ def test_bench_report(tmp_path: Path) -> None:
     path = tmp_path / "out" / "report.json"
     assert sorted(table("Bench report")) == json_keys(path)
     assert format_of(path) == "collafuse-bench"
+
+
+def test_images(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from small_product import product
+
+    path = product() / "images" / "images.json"
+    assert sorted(table("Images")) == json_keys(path)
+    assert format_of(path) == "collafuse-images"
+    section = FORMATS.split("\n## Images\n")[1]
+    stated = json.loads(path.read_text())
+    nested = [*stated["server"], *stated["head"], *stated["head"]["sampler"]]
+    assert [name for name in nested if f"`{name}`" not in section] == []
+    assert stated["images_sha256"] == hashlib.sha256((product() / "images" / "images.npz").read_bytes()).hexdigest()

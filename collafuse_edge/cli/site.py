@@ -29,6 +29,7 @@ from collafuse_edge.cli.training_options import (
     Resume,
     Seed,
     Steps,
+    Threads,
     WarmupSteps,
     run_training,
     settings_from,
@@ -48,7 +49,8 @@ def init(
     from collafuse_edge.init import describe_plan, init_plan
 
     plan = init_plan(out, size, channels, timesteps, schedule, cut_ratio)
-    emit({**plan.to_dict(), "cut": plan.cut, "fingerprint": plan.fingerprint}, as_json, *describe_plan(plan, out))
+    more = {"cut": plan.cut, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
+    emit({**plan.to_dict(), **more}, as_json, *describe_plan(plan, out))
 
 
 @chooses_images
@@ -108,6 +110,7 @@ def train_client(
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
+    threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a client head on the site's own images; nothing leaves this machine."""
@@ -123,7 +126,7 @@ def train_client(
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, split_plan, num_classes)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), threads, as_json)
 
 
 COMMANDS = (init, upload, train_client)

@@ -6,6 +6,7 @@ import re
 import secrets
 import shlex
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def config_folder() -> Path:
         raise ArtefactError(
             "there is no home folder to keep a key in; set HOME or XDG_CONFIG_HOME to a folder of your own"
         ) from None
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/collafuse-edge``, with ~/.cache where that variable is unset."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collafuse-edge"
+
+
+def keep_font_list_together() -> None:
+    """matplotlib, when it is imported later, keeps its list of fonts in our cache folder, not in two of its own."""
+    with suppress(RuntimeError):  # no home folder: it then takes a temporary one
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 
 def load_or_create_key(path: Path, kind: str, *, elsewhere: str, mend: str) -> Secret:
