@@ -65,8 +65,11 @@ def test_json_of_init(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_json_of_upload(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     upload = "upload --data @data.npz --plan @plan.json --key @upload.key --out @new.shard"
     expected = {"shard": f"{site}/new.shard", "count": IMAGES, "protocol": "upload", "discloses_x_0": False, "level": 4}
-    assert json_of(site, capfd, upload) == expected
+    found = json_of(site, capfd, upload)
+    assert found.pop("notes") == [f"{IMAGES} images from {site}/data.npz", "classes 0: 3, 1: 3"]
+    assert found == expected
     paper = json_of(site, capfd, f"{upload} --protocol paper --draws 2")
+    assert paper.pop("notes")
     assert paper == {**expected, "count": 2 * IMAGES, "protocol": "paper", "discloses_x_0": True}
 
 
@@ -111,6 +114,7 @@ def test_json_of_evaluate(site: Path, capfd: pytest.CaptureFixture[str]) -> None
     found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx --seed 5")
     assert -1 < found.pop("kid_mean") < 10
     assert found.pop("kid_std") >= 0
+    assert found.pop("notes")[0] == f"{IMAGES} images from {site}/data.npz"
     assert found == {
         "real": f"{site}/data.npz",
         "real_count": IMAGES,

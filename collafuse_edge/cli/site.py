@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images
+from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
@@ -75,8 +75,9 @@ def upload(
         "protocol": protocol,
         "discloses_x_0": protocol == "paper",
         "level": split_plan.handover_level,
+        "notes": images.notes,
     }
-    emit(result, as_json, *describe_shard(shard, out))
+    emit(result, as_json, *note_lines(images), *describe_shard(shard, out))
 
 
 @chooses_images
@@ -110,13 +111,16 @@ def train_client(
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    task, num_classes = client_task(split_plan, data.load(split_plan.image_shape), conditional)
+    images = data.load(split_plan.image_shape)
+    task, num_classes = client_task(split_plan, images, conditional)
     settings = settings_from(
         steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, split_plan, num_classes)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+    class_names = images.class_names if conditional else None
+    run = TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu, class_names)
+    run_training(run, as_json, images.notes)
 
 
 COMMANDS = (init, upload, train_client)

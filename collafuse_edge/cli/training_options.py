@@ -68,17 +68,29 @@ def settings_from(
     )
 
 
-def run_training(run: "TrainRun", as_json: bool) -> None:
-    """Train with a progress bar and print what came out; of several processes only the first prints."""
+def say(lines: list[str]) -> None:
+    """Print the lines now, and once."""
+    while lines:
+        print(lines.pop(0), flush=True)
+
+
+def run_training(run: "TrainRun", as_json: bool, notes: tuple[str, ...] = ()) -> None:
+    """Train with a progress bar and print what came out; of several processes only the first prints.
+
+    Args:
+        notes: what was done to the data, shown as soon as the first step has been made.
+    """
     from collafuse_edge.training.loop import train
     from collafuse_edge.training.presets import describe_cost
     from collafuse_edge.training.resume import Progress
 
     if not run.checkpoint_minutes >= 0:
         raise InputError(f"--checkpoint-minutes {run.checkpoint_minutes} out of range: valid are 0 and more")
+    unsaid = [] if as_json else [f"note      {line}" for line in notes]
     with progress(f"train {run.task.role}", run.settings.steps) as show:
 
         def on_step(state: Progress, images_per_second: float) -> None:
+            say(unsaid)
             loss = f"{state.losses[-1][1]:.4f}" if state.losses else "-"
             show(state.step, f"loss {loss} {images_per_second:.0f} images/s")
 
@@ -92,7 +104,9 @@ def run_training(run: "TrainRun", as_json: bool) -> None:
         "loss": losses[-1][1],
         "seconds": checkpoint.training["seconds"],
         "weights_sha256": checkpoint.weights_sha256,
+        **({"notes": notes} if run.task.role == "client" else {}),
     }
+    say(unsaid)
     emit(
         result,
         as_json,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collafuse_runtimes.atomic import new_directory
+from collafuse_runtimes.classes import read_class_names
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, PlanMismatch
 from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.sealed import Tensors, read_json, read_tensors, sha256_file, write_json, write_tensors
@@ -50,6 +51,7 @@ class Checkpoint:
         network: what to build.
         training: steps, losses, versions (training.json without its seal).
         weights_sha256: of ema.safetensors.
+        class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Checkpoint:
     network: NetworkConfig
     training: dict[str, Any]
     weights_sha256: str
+    class_names: tuple[str, ...] | None = None
 
 
 def write_checkpoint(
@@ -69,6 +72,7 @@ def write_checkpoint(
     model: Tensors,
     ema: Tensors,
     training: dict[str, Any],
+    class_names: tuple[str, ...] | None = None,
 ) -> None:
     """Write a checkpoint directory, replacing an older one of the same name in one step.
 
@@ -83,6 +87,7 @@ def write_checkpoint(
             "plan": plan.to_dict(),
             "fingerprint": plan.fingerprint,
             "network": asdict(network),
+            "class_names": None if class_names is None else list(class_names),
         }
         write_json(aside / "config.json", CONFIG_FORMAT, config)
         files = {name: sha256_file(aside / name) for name in ("model.safetensors", "ema.safetensors", "config.json")}
@@ -109,11 +114,12 @@ def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
         found = config["role"]
         plan = SplitPlan.from_payload(config)
         network = NetworkConfig(**config["network"])
+        class_names = read_class_names(config.get("class_names"), network.num_classes)
     except (KeyError, TypeError, CollafuseError) as error:
         raise ArtefactError(f"{path / 'config.json'}: {error}; train again with this release") from None
     if found != role if role is not None else found not in ROLES:
         raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
-    return Checkpoint(path, found, plan, network, training, files["ema.safetensors"])
+    return Checkpoint(path, found, plan, network, training, files["ema.safetensors"], class_names)
 
 
 def require_trained_for(checkpoint: Checkpoint, plan: SplitPlan, plan_name: str) -> None:
