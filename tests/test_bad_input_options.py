@@ -192,7 +192,10 @@ def test_missing_options_are_named(command: str, option: str, site: Path, capfd:
         ("0,1", "2 labels for 3 images; valid: one for all, or one for each"),
         ("0,1,3", f"label '3' is no class of this head; valid: numbers 0 to {CLASSES - 1}"),
         ("0,-1,1", f"label '-1' is no class of this head; valid: numbers 0 to {CLASSES - 1}"),
-        ("glioma", "label 'glioma' is no class of this head; valid: numbers 0 to 2 (this head's classes have no names)"),
+        (
+            "glioma",
+            "label 'glioma' is no class of this head; valid: numbers 0 to 2 (this head's classes have no names)",
+        ),
         ("0,1,99999999999999999999", "label"),
     ],
 )

@@ -76,6 +76,12 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
     )
 
 
+def is_image_source(path: Path) -> bool:
+    """Whether ``load_images`` would try to read this path: a folder, or a file with a name of a known kind."""
+    name = path.name.lower()
+    return path.is_dir() or name.endswith((".npz", ".nii", ".nii.gz")) or bool(_IDX_NAME.search(name))
+
+
 def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, notes: Notes) -> tuple[Source, ...]:
     if source.partition(":")[0] == "phantom":
         _refuse_unused(source, selection, "split", "slices", *_OF_FOLDERS)
