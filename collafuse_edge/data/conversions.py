@@ -8,6 +8,7 @@ import numpy as np
 
 from collafuse_edge.data.image_set import Float32Array, Found, Int64Array, Selection, Source
 from collafuse_edge.data.notes import Notes, images, listed
+from collafuse_runtimes.classes import MAX_CLASSES
 
 
 class Conversions:
@@ -57,11 +58,12 @@ def head_lines(
     of = f" of {wanted}" if count < wanted and selection.limit is not None else ""
     lines = [f"{count}{of} image{'s' * (count != 1)} from {source}"]
     if labels is None:
-        return (*lines, f"labels not used: {part.why_unlabelled}") if part.why_unlabelled else tuple(lines)
+        return (*lines, f"no classes: {part.why_unlabelled}") if part.why_unlabelled else tuple(lines)
     names = part.label_names
     numbers, counts = np.unique(labels, return_counts=True)
     shown = [f"{class_name(number, names)}: {n}" for number, n in zip(numbers.tolist(), counts.tolist(), strict=True)]
-    absent = sorted(set(range(len(names) if names else int(numbers[-1]) + 1)) - set(numbers.tolist()))
+    every = len(names) if names else min(int(numbers[-1]) + 1, MAX_CLASSES)
+    absent = sorted(set(range(every)) - set(numbers.tolist()))
     line = f"classes {listed(shown)}"
     if absent:
         line += f"; no image of {listed([class_name(number, names) for number in absent])}"

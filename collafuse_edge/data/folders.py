@@ -52,7 +52,6 @@ def _folder_labels(files: Sequence[PurePath], taken: Sequence[PurePath], notes: 
     if without:
         first = without[0].as_posix()
         why = f"{len(without)} of its {images(len(files))} lie in no class's folder (first: {first})"
-        notes.say(f"no classes: {why}")
         return Labels(None, why_none=why)
     deeper = [file for file, path in zip(files, paths, strict=True) if len(path) > 1]
     if deeper:
@@ -87,12 +86,14 @@ def _parts(source: str, root: Path, files: list[PurePath], labels: Labels, selec
             )
         opened = open_images([root / file for file in files])
         names = tuple(file.as_posix() for file in files)
-        yield replace(opened, labels=labels.numbers, label_names=labels.names, row_names=names)
+        yield replace(
+            opened, labels=labels.numbers, label_names=labels.names, why_unlabelled=labels.why_none, row_names=names
+        )
         return
     for start, stop in _runs(labels.numbers, len(files)):
         opened = open_volumes([root / file for file in files[start:stop]], selection.slices)
         numbers = None if labels.numbers is None else np.full(opened.count, labels.numbers[start])
-        yield replace(opened, labels=numbers, label_names=labels.names)
+        yield replace(opened, labels=numbers, label_names=labels.names, why_unlabelled=labels.why_none)
 
 
 def _runs(numbers: Int64Array | None, count: int) -> list[tuple[int, int]]:

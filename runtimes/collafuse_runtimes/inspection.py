@@ -67,7 +67,7 @@ def format_of(path: Path) -> str | None:
         ArtefactError: it cannot be read.
     """
     if path.is_dir():
-        return next((name for name, needed in _FOLDERS.items() if all((path / file).exists() for file in needed)), None)
+        return _format_of_folder(path)
     if not path.is_file():
         raise ArtefactError(f"cannot read {path}: it is no file or folder; check the path")
     try:
