@@ -50,10 +50,9 @@ def describe_shard(shard: Shard, path: Path) -> list[str]:
     lines = [f"wrote     {path}: {len(shard)} tensors, protocol {shard.protocol}, {path.stat().st_size} bytes"]
     if shard.protocol == "paper":
         return [*lines, "warning   this shard DISCLOSES every image: x_0 follows from (x_t, epsilon, t)"]
-    alpha_bar_n = shard.plan.alpha_bar_at(shard.plan.handover_level)
     return [
         *lines,
-        f"contains  each image once, at alpha_bar {alpha_bar_n:.4f}; no clean image, noise, label or file name",
+        f"contains  each image once, with {shard.plan.noise_text}; no clean image, noise, label or file name",
         "note      noise hides detail, it is no proof of privacy: at small c a shard still resembles its images",
     ]
 
