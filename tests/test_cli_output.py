@@ -65,9 +65,14 @@ def test_json_of_init(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_json_of_upload(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     upload = "upload --data @data.npz --plan @plan.json --key @upload.key --out @new.shard"
     expected = {"shard": f"{site}/new.shard", "count": IMAGES, "protocol": "upload", "discloses_x_0": False, "level": 4}
-    assert json_of(site, capfd, upload) == expected
-    paper = json_of(site, capfd, f"{upload} --protocol paper --draws 2")
-    assert paper == {**expected, "count": 2 * IMAGES, "protocol": "paper", "discloses_x_0": True}
+    found = json_of(site, capfd, upload)
+    assert {name: found[name] for name in expected} == expected
+    assert (found["key_created"], found["ledger"]) == (False, f"{site}/upload.key.ledger.json")
+    assert (found["warnings"], [note["kind"] for note in found["notes"]]) == ([], ["same-level"])
+    paper = json_of(site, capfd, f"{upload}-paper --protocol paper --draws 2")
+    expected = {"shard": f"{site}/new.shard-paper", "count": 2 * IMAGES, "protocol": "paper", "discloses_x_0": True}
+    assert {name: paper[name] for name in expected} == expected
+    assert [warning["kind"] for warning in paper["warnings"]] == ["cleaner-level"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_json_of_training(command: str, site: Path, capfd: pytest.CaptureFixture
     out = site / f"new-{command.split(maxsplit=1)[0]}"
     found = json_of(site, capfd, f"{command} --preset tiny --steps 2 --batch-size 2 --cpu --out @{out.name}")
     assert (found["checkpoint"], found["steps"]) == (str(out), 2)
-    assert found["weights_sha256"] == sha256_file(out / "ema.safetensors")
+    assert found["weights_sha256"] == sha256_file(out / "diffusion_pytorch_model.safetensors")
     assert 0 < found["loss"] < 10
     assert found["seconds"] > 0
 

@@ -1,5 +1,6 @@
 """Commands of a site that owns images: init, upload, train-client."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -62,23 +63,29 @@ def upload(
     draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
     seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse (exit code 1) what is warned of.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Noise private images to the hand-over level and write the shard for the server."""
-    from collafuse_edge.upload import describe_shard, upload_images
+    from collafuse_edge.upload import describe_upload, upload_images
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    images = data.load(split_plan.image_shape)
-    shard = upload_images(out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype)
+    images = data.load(split_plan.image_shape).images
+    done = upload_images(out, images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype, strict=strict)
     result = {
         "shard": str(out),
-        "count": len(shard),
+        "count": len(done.shard),
         "protocol": protocol,
         "discloses_x_0": protocol == "paper",
         "level": split_plan.handover_level,
+        "key": str(done.key),
+        "key_created": done.key_created,
+        "ledger": str(done.ledger),
+        "warnings": [asdict(finding) for finding in done.warnings],
+        "notes": [asdict(finding) for finding in done.notes],
     }
-    emit(result, as_json, *describe_shard(shard, out))
+    emit(result, as_json, *describe_upload(done, out))
 
 
 @chooses_images

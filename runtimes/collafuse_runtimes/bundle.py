@@ -62,7 +62,7 @@ class NetworkInfo:
         preset: the preset's name.
         parameters: number of weights.
         flops_per_step: multiply-adds counted twice, one image, network alone.
-        weights_sha256: of the checkpoint's ema.safetensors.
+        weights_sha256: of the checkpoint's averaged weights.
     """
 
     preset: str
