@@ -1,6 +1,5 @@
 """Writing a plan file from a few words."""
 
-import math
 from pathlib import Path
 
 from collafuse_runtimes.errors import InputError
@@ -34,9 +33,7 @@ def describe_plan(plan: SplitPlan, path: Path) -> list[str]:
     n = plan.handover_level
     level = "clean: the server emits finished images"
     if plan.cut:
-        alpha_bar_n = plan.alpha_bar_at(n)
-        sigma = math.sqrt((1 - alpha_bar_n) / alpha_bar_n)
-        level = f"alpha_bar {alpha_bar_n:.4f}, noise of standard deviation {sigma:.3f} on images in [-1, 1]"
+        level = f"alpha_bar {plan.alpha_bar_at(n):.4f}, {plan.noise_text}"
     server = f"timesteps {plan.timesteps - 1}..{plan.cut}" if plan.t_c else "nothing (c = 1)"
     client = f"timesteps {n}..0" if plan.cut else "nothing (c = 0)"
     return [

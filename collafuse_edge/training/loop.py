@@ -270,7 +270,10 @@ def _loss(
     with accelerator.autocast():
         predicted = model(x_t, batch.t[own], class_labels=labels, return_dict=False)[0]
     predicted = predicted.float() if batch.scale is None else batch.scale[own] * predicted.float()
-    return torch.nn.functional.mse_loss(predicted, batch.target[own])
+    if batch.weight is None:
+        return torch.nn.functional.mse_loss(predicted, batch.target[own])
+    squares = torch.nn.functional.mse_loss(predicted, batch.target[own], reduction="none")
+    return (batch.weight[own] * squares).mean()
 
 
 def _part_loss(run: TrainRun, accelerator: "Accelerator", model: "torch.nn.Module") -> "torch.Tensor":

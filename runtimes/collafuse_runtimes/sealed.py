@@ -37,15 +37,17 @@ def sha256_file(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def write_json(path: Path, format_name: str, payload: dict[str, Any], version: int = FORMAT_VERSION) -> None:
-    """Write ``payload`` sealed, indented for people.
+def write_json(
+    path: Path, format_name: str, payload: dict[str, Any], version: int = FORMAT_VERSION, *, mode: int = 0o644
+) -> None:
+    """Write ``payload`` sealed, indented for people; ``mode`` less the umask.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
     """
     sealed = _body(path, format_name, payload, version)
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
-    write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
+    write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n", mode=mode)
 
 
 def read_json(path: Path, format_name: str, version: int = FORMAT_VERSION) -> dict[str, Any]:
