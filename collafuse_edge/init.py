@@ -17,15 +17,24 @@ def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str
         InputError: a value is out of range, or ``out`` holds another plan.
         ArtefactError: ``out`` cannot be written.
     """
-    try:
-        height, width = (int(n) for n in (size.split("x") if "x" in size else (size, size)))
-    except ValueError:
-        raise InputError(f"size {size!r} is not a side or HEIGHTxWIDTH; valid: for example 32 or 64x48") from None
-    plan = SplitPlan((channels, height, width), timesteps, schedule, cut_ratio=cut_ratio)
+    plan = SplitPlan((channels, *sides(size)), timesteps, schedule, cut_ratio=cut_ratio)
     if out.exists() and read_plan(out) != plan:
         raise InputError(f"{out} holds another plan; choose another --out, or delete it")
     write_plan(out, plan)
     return plan
+
+
+def sides(size: str) -> tuple[int, int]:
+    """(height, width) from "32" or "HEIGHTxWIDTH".
+
+    Raises:
+        InputError: neither of them.
+    """
+    try:
+        height, width = (int(n) for n in (size.split("x") if "x" in size else (size, size)))
+    except ValueError:
+        raise InputError(f"size {size!r} is not a side or HEIGHTxWIDTH; valid: for example 32 or 64x48") from None
+    return height, width
 
 
 def describe_plan(plan: SplitPlan, path: Path) -> list[str]:

@@ -68,7 +68,11 @@ def test_json_of_upload(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json_of(site, capfd, upload)
     assert {name: found[name] for name in expected} == expected
     assert (found["key_created"], found["ledger"]) == (False, f"{site}/upload.key.ledger.json")
-    assert (found["warnings"], [note["kind"] for note in found["notes"]]) == ([], ["same-level"])
+    assert (found["warnings"], [note["kind"] for note in found["notes"]]) == ([], ["data", "data", "same-level"])
+    assert [note["text"] for note in found["notes"][:2]] == [
+        f"{IMAGES} images from {site}/data.npz",
+        "classes 0: 3, 1: 3",
+    ]
     paper = json_of(site, capfd, f"{upload}-paper --protocol paper --draws 2")
     expected = {"shard": f"{site}/new.shard-paper", "count": 2 * IMAGES, "protocol": "paper", "discloses_x_0": True}
     assert {name: paper[name] for name in expected} == expected
@@ -222,7 +226,6 @@ def test_what_does_not_run_on_the_base_install_says_what_to_install(tmp_path: Pa
         "handoff --plan @plan.json --server @server --count 2 --out @new": "torch",
         "export @head --out @new": "torch",
         "verify @edge.head --engine torch --checkpoint @head": "torch",
-        "evaluate @images --data @data.npz --extractor @extractor.onnx": "torch",
         "upload --data @scan.nii --plan @plan.json --key @upload.key --out @new": "nibabel",
         "demo --out @new": "torch",
     }

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images
+from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.output import JsonOption, emit, stage_printer
 
 
@@ -23,7 +23,7 @@ def evaluate(
     _, channels, height, width = found.images.shape
     real = data.load((channels, height, width))
     score = kid(real.images, found, extractor, real_name=real.source, generated_name=str(generated))
-    emit(score.to_dict(), as_json, *describe_score(score))
+    emit({**score.to_dict(), "notes": real.notes}, as_json, *note_lines(real), *describe_score(score))
 
 
 def demo(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images
+from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
@@ -71,8 +71,10 @@ def upload(
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    images = data.load(split_plan.image_shape).images
-    done = upload_images(out, images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype, strict=strict)
+    images = data.load(split_plan.image_shape)
+    done = upload_images(
+        out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype, strict=strict
+    )
     result = {
         "shard": str(out),
         "count": len(done.shard),
@@ -83,9 +85,12 @@ def upload(
         "key_created": done.key_created,
         "ledger": str(done.ledger),
         "warnings": [asdict(finding) for finding in done.warnings],
-        "notes": [asdict(finding) for finding in done.notes],
+        "notes": [
+            *({"kind": "data", "count": 0, "text": line} for line in images.notes),
+            *(asdict(finding) for finding in done.notes),
+        ],
     }
-    emit(result, as_json, *describe_upload(done, out))
+    emit(result, as_json, *note_lines(images), *describe_upload(done, out))
 
 
 @chooses_images
@@ -120,13 +125,16 @@ def train_client(
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    task, num_classes = client_task(split_plan, data.load(split_plan.image_shape), conditional)
+    images = data.load(split_plan.image_shape)
+    task, num_classes = client_task(split_plan, images, conditional)
     settings = settings_from(
         steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, split_plan, num_classes)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), threads, as_json)
+    class_names = images.class_names if conditional else None
+    run = TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu, class_names)
+    run_training(run, threads, as_json, images.notes)
 
 
 COMMANDS = (init, upload, train_client)

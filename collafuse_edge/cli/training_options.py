@@ -70,8 +70,17 @@ def settings_from(
     )
 
 
-def run_training(run: "TrainRun", threads: int | None, as_json: bool) -> None:
+def say(lines: list[str]) -> None:
+    """Print the lines now, and once."""
+    while lines:
+        print(lines.pop(0), flush=True)
+
+
+def run_training(run: "TrainRun", threads: int | None, as_json: bool, notes: tuple[str, ...] = ()) -> None:
     """Train with a progress bar and print what came out; of several processes only the first prints.
+
+    Args:
+        notes: what was done to the data, shown as soon as the first step has been made.
 
     Raises:
         InputError: an option is out of range, or as ``train``.
@@ -85,11 +94,13 @@ def run_training(run: "TrainRun", threads: int | None, as_json: bool) -> None:
     if not run.checkpoint_minutes >= 0:
         raise InputError(f"--checkpoint-minutes {run.checkpoint_minutes} out of range: valid are 0 and more")
     is_first = os.environ.get("RANK", "0") == "0"  # set by `accelerate launch`
+    unsaid = [f"note      {line}" for line in notes if is_first and not as_json]
     title = f"train {run.task.role}"
     with torch_threads(threads), progress(title, run.settings.steps) as show:
         pace = Pace(title, run.settings.steps)
 
         def on_step(state: Progress, images_per_second: float) -> None:
+            say(unsaid)
             loss = f"{state.losses[-1][1]:.4f}" if state.losses else "-"
             show(state.step, f"loss {loss} {pace.step(state.step)} {images_per_second:.3g} images/s")
 
@@ -105,7 +116,9 @@ def run_training(run: "TrainRun", threads: int | None, as_json: bool) -> None:
         "loss": losses[-1][1],
         "seconds": checkpoint.training["seconds"],
         "weights_sha256": checkpoint.weights_sha256,
+        **({"notes": notes} if run.task.role == "client" else {}),
     }
+    say(unsaid)
     emit(
         result,
         as_json,

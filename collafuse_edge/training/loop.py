@@ -45,6 +45,7 @@ class TrainRun:
         checkpoint_minutes: how often the resume state is written.
         resume: whether to continue an unfinished run.
         cpu: whether to leave a GPU unused.
+        class_names: of a conditional head's classes, kept in the checkpoint; None where they have none.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class TrainRun:
     checkpoint_minutes: float = 5.0
     resume: bool = False
     cpu: bool = False
+    class_names: tuple[str, ...] | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
@@ -340,6 +342,7 @@ def _publish(run: TrainRun, state: TrainState, progress: Progress, accelerator: 
         model=state.model_tensors(),
         ema=state.ema_tensors(),
         training=training,
+        class_names=run.class_names,
     )
 
 
