@@ -1,6 +1,5 @@
 """Commands say what they read and converted, and `inspect` shows a data set as the network will see it."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -87,9 +86,11 @@ def test_upload_and_training_say_it(mixed: Path, tmp_path: Path) -> None:
 def test_inspect_reports_and_writes_a_sheet_for_its_owner_alone(mixed: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     found = json.loads(done("inspect", mixed, "--size", 8, "--out", sheet, "--json"))
-    low = 0.299 * 1.0
     assert found.pop("range_before") == [0.0, 1.0]
-    assert found.pop("range_after") == pytest.approx([-1.0, 2 * max(low, 91 / 255) - 1], abs=1e-5)
+    low, high = found.pop("range_after")
+    assert low == -1 and 2 * 91 / 255 - 1 <= high < 2 * 94 / 255 - 1, (
+        "the brightest is 91, and LANCZOS overshoots a bit"
+    )
     assert found == {
         "kind": "data",
         "source": str(mixed),
@@ -146,9 +147,5 @@ def test_the_picture_of_the_documentation_is_the_one_the_script_draws(tmp_path: 
         np.asarray(Image.open(path)).astype(int) for path in (tmp_path / "sheet.png", ROOT / "docs/data_sheet.png")
     )
     assert new.shape == kept.shape
-    images = (new != kept).any(axis=2)
-    assert images.mean() < 0.05, "titles are drawn by Pillow's font, which may change; the images are ours"
-    assert (
-        hashlib.sha256(kept[14:78, :528].tobytes()).hexdigest()
-        == hashlib.sha256(new[14:78, :528].tobytes()).hexdigest()
-    )
+    assert np.abs(new - kept)[14:78].max() <= 2, "the first row of images, below its title"
+    assert (np.abs(new - kept) > 2).mean() < 0.05, "titles are in Pillow's font, which may change"
