@@ -69,6 +69,15 @@ def test_many_classes_stay_one_short_line(tmp_path: Path) -> None:
     assert line.endswith("11 class011: 1 and 18 more")
 
 
+def test_names_that_break_lines(tmp_path: Path) -> None:
+    tree(tmp_path / "data", "a\nb/1.png", "c\x1b[2J/2.png")
+    done("init", "--size", 8, "--out", tmp_path / "plan.json")
+    shown = done("inspect", tmp_path / "data", "--size", 8)
+    assert "note      classes 0 a?b: 1, 1 c?[2J: 1\n" in shown
+    data = ("--data", tmp_path / "data", "--plan", tmp_path / "plan.json", "--out", tmp_path / "h")
+    assert "class_names ['a\\nb', 'c\\x1b[2J'] are not one name of" in refusal("train-client", *data, "--conditional")
+
+
 def test_upload_and_training_say_it(mixed: Path, tmp_path: Path) -> None:
     done("init", "--size", 8, "--out", tmp_path / "plan.json")
     data = ("--data", mixed, "--plan", tmp_path / "plan.json")
@@ -135,6 +144,8 @@ def test_inspect_refuses_in_one_line(mixed: Path, tmp_path: Path) -> None:
     assert "give --plan PLAN.json, or --size SIDE" in refusal("inspect", mixed, "--plan", "x", "--size", 8)
     line = refusal("inspect", mixed, "--size", 8, "--out", mixed / "a" / "grey.png")
     assert "grey.png exists already; choose another --out" in line
+    line = refusal("inspect", mixed, "--size", 8, "--out", mixed / "sheet.png")
+    assert "where the sheet would be read as an image; choose another place" in line
     (tmp_path / "empty").mkdir()
     assert "holds no image; valid: files ending in .png" in refusal("inspect", tmp_path / "empty", "--size", 8)
     assert "is no phantom source" in refusal("inspect", "phantom:x", "--size", 8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from collafuse_edge.data.conversions import duplicates
 from collafuse_edge.data.image_set import ImageSet, Int64Array
-from collafuse_edge.data.notes import listed
+from collafuse_edge.data.notes import listed, one_line
 from collafuse_edge.data.sheet import write_sheet
 
 _NAMED = 20
@@ -79,7 +79,7 @@ def describe_data(report: DataReport) -> list[str]:
         f"{report.range_after[0]:.3f} to {report.range_after[1]:.3f} as the network sees them",
     ]
     lines += [f"note      {line}" for line in report.notes]
-    lines += [f"twice     {one} is {other}" for one, other in report.duplicates[:_NAMED]]
+    lines += [one_line(f"twice     {one} is {other}") for one, other in report.duplicates[:_NAMED]]
     if report.sheet is not None:
         drawn = report.source.startswith("phantom:")
         lines += [f"wrote     {report.sheet}", *([] if drawn else [f"warning   {PRIVATE}"])]
