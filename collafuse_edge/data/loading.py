@@ -9,7 +9,7 @@ import numpy as np
 
 from collafuse_edge.data.conversions import Conversions, duplicate_lines, head_lines
 from collafuse_edge.data.image_set import Float32Array, ImageSet, Int64Array, Selection, Source
-from collafuse_edge.data.notes import Notes
+from collafuse_edge.data.notes import Notes, one_line
 from collafuse_edge.data.phantom import open_phantoms
 from collafuse_edge.data.pixels import fit
 from collafuse_runtimes.errors import InputError
@@ -71,6 +71,7 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
     for part in parts:
         conversions.notes.merge(part.notes)
     lines += (*conversions.lines(), *duplicate_lines(images, numbers, names))
+    lines = tuple(one_line(line) for line in lines)
     return ImageSet(
         images, numbers, first.label_names, source, lines, first.why_unlabelled, conversions.found, tuple(names)
     )
