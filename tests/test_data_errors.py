@@ -39,9 +39,9 @@ def test_missing_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: s
 
 
 def test_unknown_kind_lists_the_kinds(tmp_path: Path) -> None:
-    (tmp_path / "scan.dcm").write_bytes(b"DICM")
-    message = refusal(tmp_path / "scan.dcm")
-    assert "scan.dcm" in message and all(kind in message for kind in (".npz", "idx", ".nii", "phantom:", "folder"))
+    (tmp_path / "scan.mha").write_bytes(b"ObjectType = Image")
+    message = refusal(tmp_path / "scan.mha")
+    assert "scan.mha" in message and all(kind in message for kind in (".npz", "idx", ".nii", "phantom:", "folder"))
 
 
 @pytest.mark.parametrize("extra", [None, "notes.txt", ".hidden.png"])

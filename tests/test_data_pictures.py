@@ -48,11 +48,10 @@ def refusal(path: Path, **selection: object) -> str:
     return message
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_white_is_zero_is_the_same_picture_at_every_depth(order: str, tmp_path: Path) -> None:
-    eight = tiff(tmp_path / "8.tif", 255 - GREYS, 8, 0, order=order)
-    sixteen = tiff(tmp_path / "16.tif", (65535 - GREYS.astype(np.uint16) * 257), 16, 0, order=order)
-    plain = tiff(tmp_path / "plain.tif", GREYS, 8, 1, order=order)
+def test_white_is_zero_is_the_same_picture_at_every_depth(tmp_path: Path) -> None:
+    eight = tiff(tmp_path / "8.tif", 255 - GREYS, 8, 0)
+    sixteen = tiff(tmp_path / "16.tif", (65535 - GREYS.astype(np.uint16) * 257), 16, 0)
+    plain = tiff(tmp_path / "plain.tif", GREYS, 8, 1)
     for path in (eight, sixteen):
         np.testing.assert_allclose(unit(read(path)), unit(read(plain)), atol=1e-6)
     assert any("white-is-zero turned over" in note for note in read(sixteen).notes)
@@ -114,7 +113,7 @@ def test_postscript_is_refused_without_ghostscript(name: str, tmp_path: Path, mo
     monkeypatch.setenv("PATH", f"{ghostscript.parent}:{os.environ['PATH']}")
     path = tmp_path / name
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
-    assert "it is none of PNG, JPEG" in refusal(path)
+    assert "Pillow finds none of PNG, JPEG" in refusal(path)
     assert not (tmp_path / "ran").exists()
 
 

@@ -220,18 +220,21 @@ def _decoded(path: Path) -> tuple[Any, npt.NDArray[Any]]:
         raise
     except Exception as error:  # pydicom and its decoders raise kinds without a common base
         reason = " ".join(str(error).split())[:200]
-        decoder = (
-            ""
-            if not header.file_meta.TransferSyntaxUID.is_compressed
-            else (
-                f" ({header.file_meta.TransferSyntaxUID.name} needs a decoder: pip install pylibjpeg pylibjpeg-libjpeg "
-                "pylibjpeg-openjpeg, or save it uncompressed)"
-            )
-        )
+        decoder = _decoder_hint(header)
         raise InputError(f"cannot read the pixels of {path}: {reason}{decoder}") from None
     shape = (int(header.Rows), int(header.Columns))
     colour = (3,) if int(header.get("SamplesPerPixel", 1)) == 3 else ()
     return header, pixels.reshape(-1, *shape, *colour)
+
+
+def _decoder_hint(header: Any) -> str:
+    try:
+        syntax = header.file_meta.TransferSyntaxUID
+        name = syntax.name if syntax.is_compressed else None
+    except (AttributeError, ValueError):  # no transfer syntax, or one that DICOM does not know
+        name = None
+    packages = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+    return f" ({name} needs a decoder: {packages}, or save it uncompressed)" if name else ""
 
 
 def _read(path: Path, tags: tuple[str, ...], *, stop_before_pixels: bool = False) -> Any:

@@ -69,7 +69,8 @@ def _read(path: Path, scaling: Scaling, notes: Notes) -> npt.NDArray[Any]:
             return _upright(_shortened(pixels), _orientation(image), notes)
     except UnidentifiedImageError:
         raise InputError(
-            f"cannot read image {path}: it is none of {', '.join(FORMATS)}, or damaged; replace or remove it"
+            f"cannot read image {path}: Pillow finds none of {', '.join(FORMATS)} in it (another format, an "
+            "unusual kind, or damaged); replace or remove it"
         ) from None
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -65,9 +65,7 @@ def _resized(plane: Float32Array, height: int, width: int) -> Float32Array:
         return plane.clip(0, 1)
     h, w = plane.shape
     rows, columns = _canvas(h, w, height, width)
-    if rows * columns > max(
-        MAX_PADDING * h * w, SMALL_CANVAS
-    ):  # a strip: its canvas would take far more memory than it does
+    if rows * columns > max(MAX_PADDING * h * w, SMALL_CANVAS):  # a strip: the canvas would take the memory
         plane = _lanczos(plane, max(1, _rounded(h * height, rows)), max(1, _rounded(w * width, columns)))
         return _centred(plane, height, width)
     return _lanczos(_centred(plane, rows, columns), height, width)
