@@ -63,9 +63,7 @@ KINDS: dict[str, Kind] = {
     "shard": Kind("a.shard", "tensors", (TRAIN_SERVER.format("a.shard"), INSPECT.format("a.shard")), 90),
     "paper shard": Kind("p.shard", "tensors", (TRAIN_SERVER.format("p.shard"), INSPECT.format("p.shard")), 50),
     "server config": Kind("server/checkpoint.json", "json", (HANDOFF, INSPECT.format("server")), 70, inside="server"),
-    "server checkpoint": Kind(
-        "server/checkpoint.json", "json", (HANDOFF, INSPECT.format("server")), 60, inside="server"
-    ),
+    "server network": Kind("server/config.json", "json", (HANDOFF, INSPECT.format("server")), 60, inside="server"),
     "server record": Kind("server/training.json", "json", (HANDOFF, INSPECT.format("server")), 50),
     "server weights": Kind("server/diffusion_pytorch_model.safetensors", "tensors", (HANDOFF,), 50, inside="server"),
     "head config": Kind("head/checkpoint.json", "json", (TRAIN_CLIENT.format("head"),), 50, inside="head"),
