@@ -85,7 +85,7 @@ def test_start_memory_and_machine_are_in_the_report(report: dict[str, Any]) -> N
     assert report["state_after"] is not None
     assert report["complete"] is True
     assert report["check"]["passed"] is True and report["check"]["batches_differ"] is True
-    assert report["engine"] == {"name": "ort-cpu", "options": {"threads": 1}, "arithmetic": "fp32"}
+    assert report["engine"] == {"name": "ort-cpu", "options": {"threads": 1}, "arithmetic": "fp32", "tf32": None}
 
 
 def spin(trajectory: Trajectory, step_ms: float) -> Float32Array:

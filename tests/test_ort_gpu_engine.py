@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 from fake_cuda import COPY_MS, Error, FakeCuda
 from heads import conditional_head, default_head, head, inputs, rgb_head, workspace
+from onnxruntime import OrtValue
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine, ort_gpu_engine, ort_session
@@ -27,6 +29,9 @@ GPU_ENGINES = ["ort-cuda", "ort-tensorrt"]
 PROVIDERS = {engine.name: engine.provider for engine in (OrtCudaEngine, OrtTensorrtEngine)}
 NO_GPU_BUILD = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
 without_gpu_build = pytest.mark.skipif(not NO_GPU_BUILD, reason="this onnxruntime is built for a GPU")
+
+
+WAITS_NOT = "disable_synchronize_execution_providers"
 
 
 class OnCpu(OrtCudaEngine):
@@ -135,42 +140,96 @@ def test_buffers_keep_their_addresses_and_batch_sizes_their_sessions() -> None:
     assert len(set(everything)) == len(everything) == 10
 
 
+class InStream:
+    """A session as its run option makes it on a GPU: a run is enqueued, and waited for unless it says not to."""
+
+    def __init__(self, session: Any, cuda: FakeCuda) -> None:
+        self.session, self.cuda = session, cuda
+        self.io_binding = session.io_binding
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.cuda.enqueue(lambda: self.session.run_with_iobinding(binding))
+        try:
+            assert options.get_run_config_entry(WAITS_NOT) == "1"
+        except RuntimeError:
+            self.cuda.cudaStreamSynchronize(None)
+
+
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """A fake GPU whose clock follows what the engine does: a kernel for a run, a copy for what is loaded and read."""
+    """A fake GPU in whose stream sessions run; ONNX Runtime's own buffers are its memory, their copies block."""
     cuda = FakeCuda().install(monkeypatch)
-    run, load, read = ort_gpu_engine._Batch.run, ort_gpu_engine._Batch.load, ort_gpu_engine._Batch.read
+    make, update, open_it = OrtValue.ortvalue_from_shape_and_type, OrtValue.update_inplace, ort_gpu_engine.open_session
 
-    def copied(method: Callable[..., Any]) -> Callable[..., Any]:
-        def copy(*arguments: Any) -> Any:
-            cuda.queue.append(lambda: setattr(cuda, "clock_ms", cuda.clock_ms + COPY_MS))
-            return method(*arguments)
+    def made(*arguments: Any) -> Any:
+        value = make(*arguments)
+        cuda.adopt(value.data_ptr(), value.tensor_size_in_bytes())
+        return value
 
-        return copy
+    def updated(value: Any, array: Any) -> None:
+        cuda.cudaStreamSynchronize(None)
+        cuda.clock_ms += COPY_MS
+        update(value, array)
 
-    def ran(*arguments: Any) -> None:
-        run(*arguments)
-        cuda.enqueue(lambda: None)
-
-    monkeypatch.setattr(ort_gpu_engine._Batch, "run", ran)
-    monkeypatch.setattr(ort_gpu_engine._Batch, "load", copied(load))
-    monkeypatch.setattr(ort_gpu_engine._Batch, "read", copied(read))
+    monkeypatch.setattr(OrtValue, "ortvalue_from_shape_and_type", made)
+    monkeypatch.setattr(OrtValue, "update_inplace", updated)
+    monkeypatch.setattr(ort_gpu_engine, "open_session", lambda *arguments: InStream(open_it(*arguments), cuda))
     return cuda
 
 
-def test_the_gpus_time_is_that_of_the_last_step_or_trajectory_without_copies(timed: FakeCuda) -> None:
-    bundle = default_head()
-    x_tc, _ = inputs(bundle, 2)
+@pytest.mark.parametrize("make_head", HEADS)
+def test_in_a_stream_of_its_own_the_engine_computes_the_same(
+    make_head: Callable[[], HeadBundle], timed: FakeCuda
+) -> None:
+    bundle = make_head()
+    with open_engine(bundle) as reference, engine_for(bundle) as engine:
+        for batch in (2, 3, 2):
+            x, labels = inputs(bundle, batch)
+            for rows in bundle.row_ranges:
+                seen: list[Any] = []
+                arguments = {"seed": 3, "labels": labels}
+                image = engine.denoise(x, rows.steps, on_step=lambda _, x, s=seen: s.append(x), **arguments)
+                np.testing.assert_array_equal(engine.denoise(x, rows.steps, **arguments), image)
+                atol = 1e-5 if bundle.precision == "fp32" else 2e-3
+                np.testing.assert_allclose(image, reference.denoise(x, rows.steps, **arguments), atol=atol)
+                assert len(seen) == rows.steps
+            z = np.flip(x, 0) if bundle.sampler.is_stochastic else None
+            np.testing.assert_allclose(engine.step(x, 2, z, labels), reference.step(x, 2, z, labels), atol=2e-3)
+    assert timed.memory == {} and timed.handles == {}
+
+
+@pytest.mark.parametrize("make_head", [default_head, conditional_head])
+def test_the_gpus_time_is_that_of_the_last_step_or_trajectory_without_copies(
+    make_head: Callable[[], HeadBundle], timed: FakeCuda
+) -> None:
+    bundle = make_head()
+    x_tc, labels = inputs(bundle, 2)
+    z = x_tc if bundle.sampler.is_stochastic else None
     with engine_for(bundle) as engine:
         with pytest.raises(InputError, match="nothing was timed yet; call step, or denoise without on_step, first"):
             _ = engine.device_ms
-        engine.denoise(x_tc)
-        assert "cudaStreamSynchronize" not in timed.names()  # running waits for nothing
+        engine.denoise(x_tc, seed=1, labels=labels)
         assert engine.device_ms == pytest.approx(20 + 20 * 19 / 2 / 1024, abs=1e-9)
-        engine.step(x_tc, 3)
-        engine.denoise(x_tc, on_step=lambda *_: None)
+        engine.step(x_tc, 3, z, labels)  # neither its row number nor its noise is copied within
+        engine.denoise(x_tc, seed=1, labels=labels, on_step=lambda *_: None)
         assert engine.device_ms == pytest.approx(1 + 20 / 1024, abs=1e-9)
     assert timed.handles == {}
+
+
+def test_between_two_steps_nothing_is_waited_for_and_nothing_comes_from_the_host(timed: FakeCuda) -> None:
+    bundle = conditional_head()
+    x_tc, labels = inputs(bundle, 2)
+    with engine_for(bundle) as engine:
+        engine.denoise(x_tc, seed=1, labels=labels)
+        timed.calls.clear()
+        engine.denoise(x_tc, seed=1, labels=labels)
+    names = timed.names()
+    started, ended = (n for n, name in enumerate(names) if name == "cudaEventRecord")
+    copies = [arguments[3] for name, arguments in timed.calls[started:ended] if name == "cudaMemcpyAsync"]
+    assert copies == [timed.cudaMemcpyKind.cudaMemcpyDeviceToDevice] * 2 * 20  # row number and noise of each step
+    assert set(names[started:ended]) == {"cudaEventRecord", "cudaMemcpyAsync"}
+    waits = [n for n, name in enumerate(names) if name == "cudaStreamSynchronize"]
+    assert len(waits) == 2 and waits[0] < started and ended < waits[1]
 
 
 def test_the_session_runs_in_the_stream_that_is_timed(timed: FakeCuda, tmp_path: Path) -> None:
@@ -237,8 +296,10 @@ def test_each_binding_has_a_graph_of_its_own_where_graphs_are_captured() -> None
         captured = [o.get_run_config_entry("gpu_graph_id") for o in engine._batch(1)._run_options]
     assert captured == ["1", "2"]
     assert not OrtTensorrtEngine.captures
-    with pytest.raises(RuntimeError, match="does not have configuration with key: gpu_graph_id"):
-        ort_gpu_engine._run_options(None).get_run_config_entry("gpu_graph_id")
+    for entry in ("gpu_graph_id", WAITS_NOT):
+        with pytest.raises(RuntimeError, match=f"does not have configuration with key: {entry}"):
+            ort_gpu_engine._run_options(None, own_stream=False).get_run_config_entry(entry)
+    assert ort_gpu_engine._run_options(None, own_stream=True).get_run_config_entry(WAITS_NOT) == "1"
 
 
 @pytest.mark.parametrize("make_head", HEADS)
@@ -321,13 +382,14 @@ def test_engine_cache_key_follows_everything_an_engine_depends_on(monkeypatch: p
     keys = [engine_key(bundle, 1, 0), engine_key(bundle, 2, 0), engine_key(bundle, 1, 1), engine_key(rgb_head(), 1, 0)]
     for target, name, value in (
         (onnxruntime, "__version__", "1.99.0"),
-        (ort_gpu_engine, "_tensorrt_version", lambda: 101303),
+        (ort_gpu_engine, "tensorrt_version", lambda _: "101303"),
         (ort_gpu_engine, "read_machine", lambda: Machine("", "", "", None, None, "580.1", ("NVIDIA L4",))),
+        (ort_gpu_engine, "os", SimpleNamespace(environ={"NVIDIA_TF32_OVERRIDE": "0"})),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
             keys.append(engine_key(bundle, 1, 0))
-    assert len(set(keys)) == len(keys) == 7
+    assert len(set(keys)) == len(keys) == 8
     assert engine_key(bundle, 1, 0) == keys[0]
 
 

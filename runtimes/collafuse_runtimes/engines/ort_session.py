@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.engines.ort_tensorrt import keep_float32, preload_tensorrt, tensorrt_remedy
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 
 CPU = "CPUExecutionProvider"
@@ -107,11 +108,22 @@ def _missing_library(provider: str) -> str | None:
         with redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()  # CUDA and cuDNN installed by pip lie where the loader does not look
     stem = provider.removesuffix("ExecutionProvider").lower()
-    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
+    library = provider_library(provider)
+    if stem == "tensorrt":
+        keep_float32()  # before anything of TensorRT is loaded
+        preload_tensorrt(library)
     missing = _not_loaded(str(library))
     if missing is None and stem == "cuda" and all(_not_loaded(f"libcudnn.so.{number}") for number in (9, 8)):
         return _not_loaded("libcudnn.so.9")  # from 1.31 on the provider opens it at the first convolution
     return missing
+
+
+def provider_library(provider: str) -> Path:
+    """Where onnxruntime has the library of a provider."""
+    import onnxruntime
+
+    stem = provider.removesuffix("ExecutionProvider").lower()
+    return Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
 
 
 def _not_loaded(library: str) -> str | None:
@@ -126,7 +138,7 @@ def _library_remedy(missing: str) -> str:
     if missing.startswith("libcuda.so"):
         return "install the NVIDIA driver, or give the container its GPU"
     if missing.startswith(("libnvinfer", "libnvonnxparser")):
-        return "install TensorRT of that major version; on a Jetson it comes with JetPack"
+        return tensorrt_remedy(missing)
     return "`pip install 'onnxruntime-gpu[cuda,cudnn]'`; on a Jetson install JetPack's CUDA and cuDNN"
 
 
