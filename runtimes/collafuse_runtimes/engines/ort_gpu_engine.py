@@ -27,6 +27,11 @@ from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.sealed import sha256_file
 
 LOGGER = logging.getLogger(__name__)
+NO_KERNEL = "no kernel image"
+NO_KERNEL_REMEDY = (
+    "this onnxruntime-gpu was built for other GPUs: install a wheel for this one's compute capability (Thor: "
+    "11.0, docs/jetson.md)"
+)
 
 
 class OrtGpuEngine(Engine):
@@ -301,9 +306,9 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime's own classes share no public base
-        raise EngineUnavailable(
-            f"the GPU failed while {what}: {in_short(error)}; use smaller batches or free its memory"
-        ) from None
+        reason = in_short(error)
+        remedy = NO_KERNEL_REMEDY if NO_KERNEL in reason else "use smaller batches or free its memory"
+        raise EngineUnavailable(f"the GPU failed while {what}: {reason}; {remedy}") from None
 
 
 def _run_options(graph_id: int | None, own_stream: bool) -> Any:

@@ -83,7 +83,7 @@ def _cannot_run(provider: str, bundle: HeadBundle, reason: str) -> str:
 
 
 def reason_without_provider(provider: str, remedy: str) -> str | None:
-    """Why this onnxruntime cannot use ``provider``: not built with it, or a library is missing; None where it can."""
+    """Why this onnxruntime has no ``provider``, None where it was built with it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -91,9 +91,17 @@ def reason_without_provider(provider: str, remedy: str) -> str | None:
     what = f"onnxruntime {onnxruntime.__version__}"
     if provider not in onnxruntime.get_available_providers():
         return f"{what} is installed without {provider} ({remedy})"
+    return None
+
+
+def reason_not_loaded(provider: str) -> str | None:
+    """Which library of a ``provider`` that it was built with this onnxruntime cannot load; None where it can."""
+    import onnxruntime
+
     missing = _missing_library(provider)
     if missing is None:
         return None
+    what = f"onnxruntime {onnxruntime.__version__}"
     return f"{what} cannot load its {provider}: {missing} ({_library_remedy(missing)})"
 
 
