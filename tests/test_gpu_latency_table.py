@@ -63,7 +63,7 @@ def run(table: ModuleType, change: Callable[[Any], None] = lambda _: None) -> tu
     row = table.Row("tensorrt", "fp32")
     with open_engine(default_head(), "tensorrt") as engine, open_engine(default_head(), "fake") as reference:
         change(engine)
-        samples, failed = table.measure({row: rows.EngineRunner(engine)}, reference, tensors(), WARMUP)
+        samples, failed = table.measure({row: gpu_rows().EngineRunner(engine)}, reference, tensors(), WARMUP)
     return row, samples, failed
 
 
@@ -144,9 +144,8 @@ def test_a_row_that_computes_something_else_has_no_figure(table: ModuleType, cud
     assert samples == {}
     assert isinstance(failed[row], CheckFailed)
     assert re.match(r"its image differs from float32: .*max_abs=0.02.*; asked for .*max_abs=0.0001", str(failed[row]))
-    report = table.make_report(
-        table.ROWS, samples, dict.fromkeys(table.ROWS, "not run") | {row: str(failed[row])}, ROUNDS
-    )
+    reasons = dict.fromkeys(table.ROWS, "not run") | {row: str(failed[row])}
+    report = table.make_report(table.ROWS, samples, reasons, ROUNDS)
     (entry,) = (entry for entry in report["rows"] if (entry["by"], entry["precision"]) == ("tensorrt", "fp32"))
     assert entry["step_ms"] is entry["trajectory_ms"] is entry["max_abs_difference"] is None
     assert f"| tensorrt | fp32 | null | null | null | null | {failed[row]} |" in table.table(report)
@@ -222,7 +221,7 @@ def test_torch_is_timed_by_its_own_events_around_what_diffusers_computes(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("synchronise"))
     bundle, row = default_head(), table.Row("torch eager", "fp32")
     with open_engine(bundle) as reference:
-        runner = rows.TorchRunner(checkpoint_of(bundle), row, device="cpu")
+        runner = gpu_rows().TorchRunner(checkpoint_of(bundle), row, device="cpu")
         samples, failed = table.measure({row: runner}, reference, tensors()[:3], 1)
     assert failed == {}
     assert (samples[row].step_ms, samples[row].trajectory_ms) == ([7.5, 7.5], [7.5, 7.5])
@@ -237,7 +236,7 @@ def test_what_torch_cannot_do_is_one_line(table: ModuleType, monkeypatch: pytest
 
     monkeypatch.setattr(torch.cuda, "Event", refuse)
     with pytest.raises(EngineUnavailable, match=r"^torch eager failed: RuntimeError: CUDA error: out of memory$"):
-        rows.TorchRunner(checkpoint_of(default_head()), table.Row("torch eager", "fp32"), device="cpu")
+        gpu_rows().TorchRunner(checkpoint_of(default_head()), table.Row("torch eager", "fp32"), device="cpu")
 
 
 def test_every_peer_has_a_row_in_every_precision_it_runs(table: ModuleType) -> None:
@@ -249,7 +248,7 @@ def test_every_peer_has_a_row_in_every_precision_it_runs(table: ModuleType) -> N
 
 
 def test_where_no_gpu_is_the_command_prints_nulls_with_reasons_and_exits_1(table: ModuleType, tmp_path: Path) -> None:
-    if any(table.reason_without(row) is None for row in table.ROWS):
+    if any(table.reason_without(row.by) is None for row in table.ROWS):
         pytest.skip("a row can run on this machine")
     command = [
         sys.executable,

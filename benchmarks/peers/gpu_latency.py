@@ -4,9 +4,9 @@
     python benchmarks/peers/gpu_latency.py --work DIR --prepare
 
 Rows: diffusers' loop in torch, eager and with its network compiled (mode max-autotune, with CUDA graphs), and every GPU
-engine in every precision it runs; --rows 'tensorrt fp16' or '*fp16', given once or more, chooses among them (max-autotune
-takes minutes). Each row has a process of its own: one that crashes, hangs or loses its GPU ends no other. A row that
-cannot run here has no figures and says why. One image at a time.
+engine in every precision it runs. --rows 'tensorrt fp16' or '*fp16', given once or more, chooses among them:
+max-autotune takes minutes. Each row has a process of its own: one that crashes, hangs or loses its GPU ends no other. A
+row that cannot run here has no figures and says why. One image at a time.
 
 Round after round, in shuffled order, each row runs one step (every step of the head in turn) and the trajectory, on a
 hand-over tensor that is fresh in every round; the first rounds warm up. Every result is compared with float32 on the
@@ -99,9 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep the heads here; reused when present")
     parser.add_argument("--prepare", action="store_true", help="make the heads in --work and stop")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"p90 needs {P90_NEEDS}")
-    parser.add_argument(
-        "--rows", action="append", metavar="PATTERN", help="'BY PRECISION', * and ? match; default: all"
-    )
+    parser.add_argument("--rows", action="append", metavar="PATTERN", help="'BY PRECISION' with * and ?; default: all")
     parser.add_argument("--json", type=Path, help="write every raw sample to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     arguments = parser.parse_args()

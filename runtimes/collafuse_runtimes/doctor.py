@@ -113,7 +113,7 @@ def _device(name: str) -> str:
 
 
 def look_apart(name: str, bundle: HeadBundle | None = None) -> EngineRow:
-    """Look at one engine in a process of its own: on a GPU one engine's crash or CUDA error is the next one's too, or it never ends."""
+    """One engine's row, made by a process of its own: it may crash, never end, or lose the GPU for all that follows."""
     reason = reason_not_installed(ENGINES[name])
     if reason is not None:
         return EngineRow(name, "gpu", False, reason, None, None)
