@@ -4,6 +4,7 @@ Damage that a digest would show is tried on freshly sealed files too, so that th
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,13 @@ HEAD_READERS = (
 )
 BUNDLE_READERS = ("verify @edge.head", "verify @edge.head --engine fake", INFER)
 SERVER_READERS = (HANDOFF, "train-server @a.shard.safetensors --preset tiny --steps 2 --cpu --out @server --resume")
-CHECKPOINT_FILES = ("model.safetensors", "ema.safetensors", "config.json", "training.json")
+CHECKPOINT_FILES = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "config.json",
+    "checkpoint.json",
+    "training.json",
+)
 
 READERS: dict[str, tuple[str, ...]] = {
     "plan.json": (
@@ -58,12 +65,12 @@ READERS: dict[str, tuple[str, ...]] = {
 }
 CONTENT_READERS: dict[str, tuple[str, ...]] = {
     **{name: READERS[name] for name in ("plan.json", "a.shard.safetensors", "x.tc.safetensors")},
-    "server/ema.safetensors": (HANDOFF,),
-    "head/ema.safetensors": ("export @head --out @new",),
+    "server/diffusion_pytorch_model.safetensors": (HANDOFF,),
+    "head/diffusion_pytorch_model.safetensors": ("export @head --out @new",),
     **{
         f"{side}/{name}.json": READERS[f"{side}/{name}.json"]
         for side in ("server", "head")
-        for name in ("config", "training")
+        for name in ("checkpoint", "training")
     },
     "edge.head/golden.safetensors": ("verify @edge.head", "verify @edge.head --engine fake"),
     "edge.head/manifest.json": BUNDLE_READERS,
@@ -97,7 +104,8 @@ def flip_in_header(path: Path) -> None:
 
 def flip_in_data(path: Path) -> None:
     data = path.read_bytes()
-    flip(path, data.index(b'"sha256": "') + 20 if path.suffix == ".json" else len(data) * 2 // 3)
+    digest = data.find(b'"sha256": "')
+    flip(path, digest + 20 if path.suffix == ".json" and digest >= 0 else len(data) * 2 // 3)
 
 
 def put_directory(path: Path) -> None:
@@ -132,7 +140,7 @@ def test_damaged_bytes(artefact: str, damage: str, tmp_path: Path, capfd: pytest
     refuse_all(artefact, folder, capfd)
 
 
-@pytest.mark.parametrize("artefact", READERS)
+@pytest.mark.parametrize("artefact", [name for name in READERS if not name.endswith("/config.json")])
 def test_another_artefact_in_its_place(artefact: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = copy_product(tmp_path / "site")
     of_the_same_name = [name for name in READERS if Path(name).name == Path(artefact).name]
@@ -158,8 +166,12 @@ def test_folder_missing_or_a_file(artefact: str, kind: str, tmp_path: Path, capf
 Change = Callable[[dict[str, npt.NDArray[Any]], dict[str, Any]], None]
 
 
-def seal_again(path: Path, change: Change = lambda tensors, payload: None, version: int = 1) -> None:
-    """The file with other content and a valid seal; the folder it belongs to names its new digest."""
+def seal_again(path: Path, change: Change = lambda tensors, payload: None, newer: int = 0) -> None:
+    """The file with other content and a valid seal; the folder it belongs to names its new digest.
+
+    Args:
+        newer: added to its format version.
+    """
     data, tensors = path.read_bytes(), {}
     if path.suffix == ".json":
         payload = json.loads(data)
@@ -168,14 +180,14 @@ def seal_again(path: Path, change: Change = lambda tensors, payload: None, versi
 
         payload = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["collafuse"])
         tensors = {name: value.copy() for name, value in load(data).items()}
-    format_name = payload["format"]
+    format_name, version = payload["format"], payload["version"] + newer
     payload = {key: value for key, value in payload.items() if key not in ("format", "version", "sha256")}
     change(tensors, payload)
     with mock.patch.object(sealed, "FORMAT_VERSION", version):
         if tensors:
             sealed.write_tensors(path, format_name, tensors, payload)
         else:
-            sealed.write_json(path, format_name, payload)
+            sealed.write_json(path, format_name, payload, version)
     name_digest(path)
 
 
@@ -189,9 +201,10 @@ def name_digest(path: Path) -> None:
 @pytest.mark.parametrize("artefact", CONTENT_READERS)
 def test_another_format_version(artefact: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = copy_product(tmp_path / "site")
-    seal_again(folder / artefact, version=2)
+    version = 2 if artefact.endswith(("/checkpoint.json", "/training.json")) else 1
+    seal_again(folder / artefact, newer=1)
     for message in refuse_all(artefact, folder, capfd, CONTENT_READERS[artefact]):
-        assert "has format version 2; this release reads 1" in message
+        assert f"has format version {version + 1}; this release reads {version}" in message
 
 
 def put_nan(name: str) -> Change:
@@ -227,15 +240,15 @@ WRONG_CONTENT: list[tuple[str, Change, str]] = [
     ("x.tc.safetensors", crop("x_tc"), "x_tc has shape (3, 1, 8, 7); valid: (N >= 1, 1, 8, 8)"),
     ("x.tc.safetensors", field("plan.timesteps", 12), "fingerprint is not that of the plan"),
     ("x.tc.safetensors", field("seed", -1), "seed -1 out of range"),
-    ("server/ema.safetensors", put_nan(WEIGHT), "holds NaN or Inf; train again"),
-    ("server/ema.safetensors", crop(WEIGHT), "weights do not fit the network"),
-    ("server/config.json", field("plan.timesteps", 12), "fingerprint is not that of the plan"),
-    ("server/config.json", field("role", "client"), "is a client checkpoint; valid here: a server checkpoint"),
+    ("server/diffusion_pytorch_model.safetensors", put_nan(WEIGHT), "holds NaN or Inf; train again"),
+    ("server/diffusion_pytorch_model.safetensors", crop(WEIGHT), "weights do not fit the network"),
+    ("server/checkpoint.json", field("plan.timesteps", 12), "fingerprint is not that of the plan"),
+    ("server/checkpoint.json", field("role", "client"), "is a client checkpoint; valid here: a server checkpoint"),
     ("server/training.json", field("files", None), "is not the file training.json names"),
-    ("head/ema.safetensors", put_nan(WEIGHT), "holds NaN or Inf; train again"),
-    ("head/ema.safetensors", crop(WEIGHT), "weights do not fit the network"),
-    ("head/config.json", field("plan.timesteps", 12), "fingerprint is not that of the plan"),
-    ("head/config.json", field("role", "server"), "is a server checkpoint; valid here: a client checkpoint"),
+    ("head/diffusion_pytorch_model.safetensors", put_nan(WEIGHT), "holds NaN or Inf; train again"),
+    ("head/diffusion_pytorch_model.safetensors", crop(WEIGHT), "weights do not fit the network"),
+    ("head/checkpoint.json", field("plan.timesteps", 12), "fingerprint is not that of the plan"),
+    ("head/checkpoint.json", field("role", "server"), "is a server checkpoint; valid here: a client checkpoint"),
     ("head/training.json", field("files", None), "is not the file training.json names"),
     ("edge.head/golden.safetensors", put_nan("x_tc"), "x_tc holds NaN or Inf in 1 of 2 samples"),
     ("edge.head/golden.safetensors", crop("x_tc"), "x_tc has shape (2, 1, 8, 7); valid: (N >= 1, 1, 8, 8)"),
@@ -261,8 +274,8 @@ def test_wrong_content_under_a_valid_seal(
 @pytest.mark.parametrize("artefact", [name for name in CONTENT_READERS if name.endswith(".json")])
 def test_nan_in_json(artefact: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = copy_product(tmp_path / "site")
-    replace_bytes(folder / artefact, lambda data: data.replace(b'"version": 1', b'"version": NaN'))
-    if artefact.endswith("config.json"):
+    replace_bytes(folder / artefact, lambda data: re.sub(rb'"version": \d', b'"version": NaN', data))
+    if artefact.endswith("checkpoint.json"):
         name_digest(folder / artefact)
     for message in refuse_all(artefact, folder, capfd, CONTENT_READERS[artefact]):
         assert "NaN is not a JSON value" in message

@@ -152,7 +152,7 @@ def test_row_ranges_follow_the_plan() -> None:
 def test_reading_gives_what_was_exported() -> None:
     bundle = default_head()
     assert read_bundle(bundle.path) == bundle
-    assert bundle.network.weights_sha256 == sha256_file(checkpoint() / "ema.safetensors")
+    assert bundle.network.weights_sha256 == sha256_file(checkpoint() / "diffusion_pytorch_model.safetensors")
     assert set(bundle.tools) == {"collafuse-edge", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy"}
     assert bundle.parity["passed"] is True and [r["steps"] for r in bundle.parity["ranges"]] == [20, 7, 1]
     golden = read_golden(bundle)

@@ -11,6 +11,7 @@ import pytest
 from collafuse_runtimes.checkpoint import (
     CONFIG_FORMAT,
     TRAINING_FORMAT,
+    VERSION,
     NetworkConfig,
     load_network,
     load_weights,
@@ -34,7 +35,8 @@ UNET: dict[str, Any] = {
     "norm_num_groups": 4,
 }
 NETWORK = NetworkConfig("test", UNET)
-FILES = {"model.safetensors", "ema.safetensors", "config.json", "training.json"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+FILES = {"model.safetensors", WEIGHTS, "config.json", "checkpoint.json", "training.json"}
 
 
 def weights(scale: float) -> Tensors:
@@ -65,12 +67,14 @@ def refusal(path: Path, role: str | None = None) -> str:
 
 def reseal(path: Path, name: str, format_name: str, change: dict[str, Any]) -> None:
     """Edit a sealed file as its writer could, and name its new sha256 in training.json."""
-    payload = {**read_json(path / name, format_name), **change}
-    write_json(path / name, format_name, {key: value for key, value in payload.items() if value is not Ellipsis})
+    payload = {**read_json(path / name, format_name, VERSION), **change}
+    write_json(
+        path / name, format_name, {key: value for key, value in payload.items() if value is not Ellipsis}, VERSION
+    )
     if name != "training.json":
-        training = read_json(path / "training.json", TRAINING_FORMAT)
+        training = read_json(path / "training.json", TRAINING_FORMAT, VERSION)
         files = {**training["files"], name: sha256_file(path / name)}
-        write_json(path / "training.json", TRAINING_FORMAT, {**training, "files": files})
+        write_json(path / "training.json", TRAINING_FORMAT, {**training, "files": files}, VERSION)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert {p.name for p in path.iterdir()} == FILES
     assert (found.path, found.role, found.plan, found.network) == (path, "client", PLAN, NETWORK)
     assert found.training == {"steps": 3, "losses": [[1, 0.5]]}
-    assert found.weights_sha256 == sha256_file(path / "ema.safetensors")
+    assert found.weights_sha256 == sha256_file(path / WEIGHTS)
     loaded = load_weights(found)
     assert loaded.keys() == weights(1).keys()
     for name, value in weights(0.5).items():
@@ -110,7 +114,7 @@ def test_another_role_is_named(tmp_path: Path) -> None:
 def test_what_is_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name in ("missing", "file"):
-        assert "valid is a folder written by train-server or train-client" in refusal(tmp_path / name)
+        assert "valid is a folder written by train-server, train-client or import" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -135,7 +139,7 @@ def test_every_truncation_and_flip_of_a_file_is_refused(tmp_path: Path, name: st
             refusal(path)
 
 
-@pytest.mark.parametrize("name", sorted(FILES - {"training.json"}))
+@pytest.mark.parametrize("name", sorted(FILES - {"training.json", "config.json"}))
 def test_a_file_of_another_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "head")
     other = write(tmp_path / "other", 2.0, plan=PLAN.with_cut_ratio(0.2))
@@ -159,7 +163,7 @@ def test_a_file_of_another_checkpoint_is_refused(tmp_path: Path, name: str) -> N
 )
 def test_a_well_sealed_config_with_bad_fields_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "head")
-    reseal(path, "config.json", CONFIG_FORMAT, change)
+    reseal(path, "checkpoint.json", CONFIG_FORMAT, change)
     assert message in refusal(path)
 
 

@@ -26,12 +26,13 @@ def plan_file(tmp_path: Path) -> Path:
     return tmp_path / "plan.json"
 
 
-def test_a_checkpoint_is_four_files(tmp_path: Path) -> None:
+def test_a_checkpoint_is_five_files(tmp_path: Path) -> None:
     run = small_run(tmp_path / "c", steps=3)
     checkpoint = train(run)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]  # no resume state is left behind
     files = sorted(p.name for p in (tmp_path / "c").iterdir())
-    assert files == ["config.json", "ema.safetensors", "model.safetensors", "training.json"]
+    weights = ["diffusion_pytorch_model.safetensors", "model.safetensors"]
+    assert files == sorted(["checkpoint.json", "config.json", "training.json", *weights])
     assert (checkpoint.role, checkpoint.plan, checkpoint.network) == ("client", PLAN, small_network())
     training = checkpoint.training
     assert training["settings"] == asdict(run.settings)
@@ -42,8 +43,8 @@ def test_a_checkpoint_is_four_files(tmp_path: Path) -> None:
         "settings", "steps", "images", "losses", "seconds", "device", "processes", "versions", "git_commit",
     }  # fmt: skip
     names = [name for name, _ in load_network(checkpoint).named_parameters()]
-    for name in ("model", "ema"):
-        assert set(load_file(tmp_path / "c" / f"{name}.safetensors")) == set(names)
+    for name in weights:
+        assert set(load_file(tmp_path / "c" / name)) == set(names)
 
 
 def test_nothing_of_the_images_is_in_a_checkpoint(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ COMMON = ("--preset", "tiny", "--steps", STEPS, "--batch-size", 4, "--warmup-ste
 
 
 def sha256(checkpoint: Path) -> list[str]:
-    names = ("model.safetensors", "ema.safetensors")
+    names = ("model.safetensors", "diffusion_pytorch_model.safetensors")
     return [hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() for name in names]
 
 

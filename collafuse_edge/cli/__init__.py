@@ -3,6 +3,7 @@
 
 import io
 import os
+import socket
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script."""
+    _stay_offline()
     import typer
 
     from collafuse_edge.cli.app import app
@@ -41,6 +43,16 @@ def main() -> None:
     if code == INTERRUPTED:
         _fail("stopped", 1)
     sys.exit(code)
+
+
+def _stay_offline() -> None:
+    """No command needs a network: model hubs are not asked, and urllib3, which the training libraries import, does not
+    open a socket to learn whether there is IPv6."""
+    from collafuse_runtimes.secret_file import keep_font_list_together
+
+    keep_font_list_together()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    socket.has_ipv6 = False
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli import bench, edge, exporting, quality, server, site
+from collafuse_edge.cli import bench, edge, exporting, importing, inspecting, quality, server, site
 
 app = typer.Typer(
     name="collafuse-edge",
@@ -31,7 +31,8 @@ def root(
         raise typer.Exit(2)
 
 
-for group in (site, server, exporting, edge, quality):
+for group in (site, server, exporting, edge, inspecting, quality):
     for command in group.COMMANDS:
         app.command()(command)
+app.command("import")(importing.import_network)  # a name that no Python function can have
 app.add_typer(bench.app)

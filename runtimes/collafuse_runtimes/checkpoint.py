@@ -1,17 +1,22 @@
 """The checkpoint directory: weights of one denoiser, its network and its plan (docs/formats.md).
 
-model.safetensors  trained weights      ema.safetensors  their moving average, what everything downstream uses
-config.json        role, plan, network  training.json    steps, losses, versions, sha256 of the files above
+config.json, diffusion_pytorch_model.safetensors  a diffusers folder: the network, and the moving average of its
+                                                  weights, which everything downstream uses
+checkpoint.json    role, plan, network            model.safetensors  the weights as trained, not averaged
+training.json      steps, losses, versions, sha256 of the files above
 """
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collafuse_runtimes.atomic import new_directory
+from collafuse_runtimes.atomic import new_directory, write_bytes
+from collafuse_runtimes.classes import read_class_names
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, PlanMismatch
+from collafuse_runtimes.foreign import refuse_foreign
 from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.sealed import Tensors, read_json, read_tensors, sha256_file, write_json, write_tensors
 
@@ -21,7 +26,10 @@ if TYPE_CHECKING:
 CONFIG_FORMAT = "collafuse-checkpoint"
 TRAINING_FORMAT = "collafuse-training"
 WEIGHTS_FORMAT = "collafuse-weights"
+VERSION = 2
+"""Of the folder's layout; in version 1 checkpoint.json was config.json, and the moving average ema.safetensors."""
 ROLES = ("server", "client")
+DESCRIPTION, WEIGHTS, TRAINED = "checkpoint.json", "diffusion_pytorch_model.safetensors", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,9 @@ class Checkpoint:
         plan: the split plan; a server's has the smallest cut it was trained for, a client's the largest.
         network: what to build.
         training: steps, losses, versions (training.json without its seal).
-        weights_sha256: of ema.safetensors.
+        weights_path: the moving average of the weights.
+        weights_sha256: of that file.
+        class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
     """
 
     path: Path
@@ -57,7 +67,9 @@ class Checkpoint:
     plan: SplitPlan
     network: NetworkConfig
     training: dict[str, Any]
+    weights_path: Path
     weights_sha256: str
+    class_names: tuple[str, ...] | None = None
 
 
 def write_checkpoint(
@@ -66,54 +78,80 @@ def write_checkpoint(
     role: str,
     plan: SplitPlan,
     network: NetworkConfig,
-    model: Tensors,
+    model: Tensors | None,
     ema: Tensors,
     training: dict[str, Any],
+    class_names: tuple[str, ...] | None = None,
 ) -> None:
     """Write a checkpoint directory, replacing an older one of the same name in one step.
+
+    Args:
+        model: the weights as trained; None where only ``ema`` is known.
 
     Raises:
         ArtefactError: it cannot be written; an older one is untouched.
     """
     with new_directory(path) as aside:
-        write_tensors(aside / "model.safetensors", WEIGHTS_FORMAT, model, {"weights": "model"})
-        write_tensors(aside / "ema.safetensors", WEIGHTS_FORMAT, ema, {"weights": "ema"})
-        config = {
+        for name, tensors, kind in ((TRAINED, model, "model"), (WEIGHTS, ema, "ema")):
+            if tensors is not None:
+                write_tensors(aside / name, WEIGHTS_FORMAT, tensors, {"weights": kind}, metadata={"format": "pt"})
+        description = {
             "role": role,
             "plan": plan.to_dict(),
             "fingerprint": plan.fingerprint,
             "network": asdict(network),
+            "class_names": None if class_names is None else list(class_names),
         }
-        write_json(aside / "config.json", CONFIG_FORMAT, config)
-        files = {name: sha256_file(aside / name) for name in ("model.safetensors", "ema.safetensors", "config.json")}
-        write_json(aside / "training.json", TRAINING_FORMAT, {**training, "files": files})
+        write_json(aside / DESCRIPTION, CONFIG_FORMAT, description, VERSION)
+        write_bytes(aside / "config.json", _diffusers_config(network))
+        files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
+        write_json(aside / "training.json", TRAINING_FORMAT, {**training, "files": files}, VERSION)
+
+
+def _diffusers_config(network: NetworkConfig) -> bytes:
+    """config.json as ``UNet2DModel.from_pretrained`` reads it."""
+    return json.dumps({"_class_name": "UNet2DModel", **network.unet}, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
     """Read a checkpoint's description and check every file's sha256.
 
     Raises:
-        ArtefactError: missing, damaged or mixed files, an invalid plan, or another role than ``role``.
+        ArtefactError: missing, damaged or mixed files, another tool's network, an invalid plan, or another role than
+            ``role``.
     """
+    refuse_foreign(path, role)
     if not path.is_dir():
-        raise ArtefactError(f"no checkpoint at {path}: valid is a folder written by train-server or train-client")
-    training = read_json(path / "training.json", TRAINING_FORMAT)
-    files = training.pop("files", None)
-    for name in ("model.safetensors", "ema.safetensors", "config.json"):
-        if not isinstance(files, dict) or files.get(name) != sha256_file(path / name):
-            raise ArtefactError(
-                f"{path / name} is not the file training.json names: damaged or mixed; copy the folder again"
-            )
-    config = read_json(path / "config.json", CONFIG_FORMAT)
+        raise ArtefactError(
+            f"no checkpoint at {path}: valid is a folder written by train-server, train-client or import"
+        )
+    old = not (path / DESCRIPTION).exists() and not (path / WEIGHTS).exists()
+    version, description, weights = (1, "config.json", "ema.safetensors") if old else (VERSION, DESCRIPTION, WEIGHTS)
+    training = read_json(path / "training.json", TRAINING_FORMAT, version)
+    files = _require_files(path, training.pop("files", None), {description, weights, "config.json"})
+    config = read_json(path / description, CONFIG_FORMAT, version)
     try:
         found = config["role"]
         plan = SplitPlan.from_payload(config)
         network = NetworkConfig(**config["network"])
+        class_names = read_class_names(config.get("class_names"), network.num_classes)
     except (KeyError, TypeError, CollafuseError) as error:
-        raise ArtefactError(f"{path / 'config.json'}: {error}; train again with this release") from None
+        raise ArtefactError(f"{path / description}: {error}; train again with this release") from None
     if found != role if role is not None else found not in ROLES:
         raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
-    return Checkpoint(path, found, plan, network, training, files["ema.safetensors"])
+    return Checkpoint(path, found, plan, network, training, path / weights, files[weights], class_names)
+
+
+def _require_files(path: Path, files: Any, needed: set[str]) -> dict[str, str]:
+    """What training.json says of the other files: ``needed``, and the trained weights where there are any."""
+    stated = files if isinstance(files, dict) else {}
+    trained = {TRAINED} if TRAINED in stated or (path / TRAINED).exists() else set()
+    for name in sorted(needed | trained):
+        if stated.get(name) != sha256_file(path / name):
+            raise ArtefactError(
+                f"{path / name} is not the file training.json names: damaged or mixed; copy the folder again"
+            )
+    return stated
 
 
 def require_trained_for(checkpoint: Checkpoint, plan: SplitPlan, plan_name: str) -> None:
@@ -145,7 +183,7 @@ def load_weights(checkpoint: Checkpoint) -> Tensors:
     Raises:
         ArtefactError: damaged, missing, or not finite.
     """
-    path = checkpoint.path / "ema.safetensors"
+    path = checkpoint.weights_path
     weights = read_tensors(path, WEIGHTS_FORMAT)[0]
     for name, value in weights.items():
         if not np.isfinite(value).all():

@@ -37,18 +37,20 @@ def sha256_file(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def write_json(path: Path, format_name: str, payload: dict[str, Any]) -> None:
-    """Write ``payload`` sealed, indented for people.
+def write_json(
+    path: Path, format_name: str, payload: dict[str, Any], version: int = FORMAT_VERSION, *, mode: int = 0o644
+) -> None:
+    """Write ``payload`` sealed, indented for people; ``mode`` less the umask.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
     """
-    sealed = _body(path, format_name, payload)
+    sealed = _body(path, format_name, payload, version)
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
-    write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
+    write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n", mode=mode)
 
 
-def read_json(path: Path, format_name: str) -> dict[str, Any]:
+def read_json(path: Path, format_name: str, version: int = FORMAT_VERSION) -> dict[str, Any]:
     """Inverse of ``write_json``; the seal's own fields are left out of the result.
 
     Raises:
@@ -60,11 +62,18 @@ def read_json(path: Path, format_name: str) -> dict[str, Any]:
         raise ArtefactError(
             f"{path} is not valid JSON (truncated or damaged?): {_short(error)}; copy it again"
         ) from None
-    return _unseal(path, payload, format_name, lambda body: hashlib.sha256(canonical(body)).hexdigest())
+    return _unseal(path, payload, format_name, version, lambda body: hashlib.sha256(canonical(body)).hexdigest())
 
 
-def write_tensors(path: Path, format_name: str, tensors: Tensors, payload: dict[str, Any]) -> None:
-    """Write named arrays and a JSON payload as one safetensors file.
+def write_tensors(
+    path: Path,
+    format_name: str,
+    tensors: Tensors,
+    payload: dict[str, Any],
+    *,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write named arrays and a JSON payload as one safetensors file; ``metadata`` is what other readers want beside it.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
@@ -72,9 +81,11 @@ def write_tensors(path: Path, format_name: str, tensors: Tensors, payload: dict[
     from safetensors.numpy import save
 
     tensors = {name: _little_endian(value) for name, value in tensors.items()}
-    sealed = _body(path, format_name, payload)
+    sealed = _body(path, format_name, payload, FORMAT_VERSION)
     sealed["sha256"] = _digest(sealed, tensors)
-    write_bytes(path, save(tensors, metadata={_METADATA_KEY: canonical(sealed).decode()}))
+    seal = {_METADATA_KEY: canonical(sealed).decode()}
+    data = save(tensors, metadata=seal)
+    write_bytes(path, data if metadata is None else _with_metadata(data, {**metadata, **seal}))
 
 
 def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
@@ -96,7 +107,7 @@ def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]
             f"{path} is not a readable {format_name} file (truncated, damaged or made by another tool): "
             f"{_short(error)}; copy or make it again"
         ) from None
-    return tensors, _unseal(path, payload, format_name, lambda body: _digest(body, tensors))
+    return tensors, _unseal(path, payload, format_name, FORMAT_VERSION, lambda body: _digest(body, tensors))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -111,12 +122,12 @@ def read_bytes(path: Path) -> bytes:
         raise ArtefactError(f"cannot read {path}: {error.strerror}; check the path") from error
 
 
-def _body(path: Path, format_name: str, payload: dict[str, Any]) -> dict[str, Any]:
+def _body(path: Path, format_name: str, payload: dict[str, Any], version: int) -> dict[str, Any]:
     """The sealed fields as a reader will see them (keys are strings, tuples are lists), digest apart."""
     if taken := payload.keys() & set(_SEAL):
         raise ValueError(f"payload fields {sorted(taken)} belong to the seal")
     try:
-        body: dict[str, Any] = json.loads(canonical({"format": format_name, "version": FORMAT_VERSION, **payload}))
+        body: dict[str, Any] = json.loads(canonical({"format": format_name, "version": version, **payload}))
     except ValueError as error:
         raise ArtefactError(
             f"cannot write {path}: a value is NaN or infinite ({_short(error)}); valid are finite numbers"
@@ -136,15 +147,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _unseal(path: Path, payload: Any, format_name: str, digest: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+def _unseal(
+    path: Path, payload: Any, format_name: str, version: int, digest: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
     found = payload.get("format", "no format name") if isinstance(payload, dict) else "no format name"
     if found != format_name:
         raise ArtefactError(
             f"{path} is not a {format_name} file: found {_short(repr(found))}; check which file you passed"
         )
-    if payload.get("version") != FORMAT_VERSION:
+    if payload.get("version") != version:
         raise ArtefactError(
-            f"{path} has format version {_short(repr(payload.get('version')))}; this release reads {FORMAT_VERSION}: "
+            f"{path} has format version {_short(repr(payload.get('version')))}; this release reads {version}: "
             "make the file again, or install the release that wrote it"
         )
     stated = payload.pop("sha256", None)
@@ -169,6 +182,15 @@ def _digest(payload: dict[str, Any], tensors: Tensors) -> str:
         state.update(canonical([name, value.dtype.str, list(value.shape)]))
         state.update(value.data.cast("B") if value.size else b"")
     return state.hexdigest()
+
+
+def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
+    """The same safetensors file with this metadata, in this order: the library writes several keys in a random one."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = {**json.loads(data[8:start]), "__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def _short(error: Exception | str) -> str:

@@ -25,6 +25,7 @@ from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.sealed import sha256_file
+from collafuse_runtimes.secret_file import cache_folder
 
 LOGGER = logging.getLogger(__name__)
 NO_KERNEL = "no kernel image"
@@ -325,7 +326,7 @@ def _run_options(graph_id: int | None, own_stream: bool) -> Any:
 
 def default_cache() -> Path:
     """Where engines are kept unless a folder is named: ``$XDG_CACHE_HOME`` (~/.cache) / collafuse-edge/ort-tensorrt."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collafuse-edge" / "ort-tensorrt"
+    return cache_folder() / "ort-tensorrt"
 
 
 def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:

@@ -1,0 +1,1 @@
+"""Networks trained with other libraries, made checkpoints of this one if they fit a plan."""
