@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cuda import Error, FakeCuda
+from fake_cuda import MEMORY, Error, FakeCuda
 
 from collafuse_runtimes.engines import cuda_device
 from collafuse_runtimes.engines.cuda_device import (
@@ -16,6 +16,7 @@ from collafuse_runtimes.engines.cuda_device import (
     device_info,
     open_device,
     reason_unusable,
+    select_device,
 )
 from collafuse_runtimes.errors import EngineUnavailable, NoGpu
 
@@ -187,3 +188,36 @@ def test_missing_cuda_bindings_are_no_gpu_broken_ones_an_error(monkeypatch: pyte
     with pytest.raises(EngineUnavailable, match="invalid ELF header") as error:
         device_count()
     assert not isinstance(error.value, NoGpu)
+
+
+def test_without_a_driver_every_answer_is_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-bindings 12.8.0 looks for the driver once, and at every later call misses a function of it."""
+
+    class Forgetful(FakeCuda):
+        asked = 0
+
+        def _cudaGetDeviceCount(self) -> int:  # noqa: N802
+            self.asked += 1
+            words = "Failed to dlopen libcuda.so.1" if self.asked == 1 else 'Function "cuInit" not found'
+            raise RuntimeError(words)
+
+    fake = Forgetful()
+    fake.install(monkeypatch)
+    said = []
+    for _ in range(3):
+        with pytest.raises(NoGpu) as error:
+            device_count()
+        said.append(str(error.value))
+    assert len(set(said)) == 1 and "Failed to dlopen libcuda.so.1; check the NVIDIA driver" in said[0]
+    assert fake.asked == 1
+    with pytest.raises(NoGpu, match="Failed to dlopen"):
+        select_device(0)
+    FakeCuda().install(monkeypatch)  # another binding is asked anew
+    assert device_count() == 1
+
+
+def test_what_a_gpu_says_about_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(runtime=12080, driver=12060).install(monkeypatch)
+    assert device_info(0) == DeviceInfo("Orin (fake)", "8.7", MEMORY, False, "12.8", "12.6")
+    fake.integrated = True
+    assert device_info(0).integrated
