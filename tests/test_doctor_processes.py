@@ -115,7 +115,7 @@ def test_nothing_is_started_for_an_engine_that_is_not_installed(monkeypatch: pyt
     def start(*_: Any, **__: Any) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(doctor.subprocess, "run", start)
+    monkeypatch.setattr(doctor, "_ask", start)
     monkeypatch.setattr("collafuse_runtimes.engines._is_installed", lambda module: module in ("onnxruntime", "numpy"))
     found = rows()
     assert found["ort-cpu"].works

@@ -121,14 +121,22 @@ def test_buffers_keep_their_addresses_and_batch_sizes_their_sessions() -> None:
 
 def test_a_gpu_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
+        words = "CUDA failure 2:\n out of memory"
+
         def run_with_iobinding(self, *_: object) -> None:
-            raise RuntimeError("CUDA failure 2:\n out of memory")
+            raise RuntimeError(self.words)
 
     x_tc, _ = inputs(default_head(), 1)
     with engine_for(default_head()) as engine:
         engine._batch(1)._session = Full()
         with pytest.raises(EngineUnavailable, match=r"while running row 0: CUDA failure 2: out of memory; use smaller"):
             engine.denoise(x_tc)
+
+        words = "CUDA error cudaErrorNoKernelImageForDevice: no kernel image is available for execution on the device"
+        with monkeypatch.context() as patch:
+            patch.setattr(Full, "words", words)
+            with pytest.raises(EngineUnavailable, match=r"was built for other GPUs: install a wheel .* \(Thor: 11.0"):
+                engine.denoise(x_tc)
 
         def stop(k: int, _: Any) -> None:
             raise KeyError(k)

@@ -6,12 +6,14 @@ own.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from heads import default_head, head
+from packaging.requirements import Requirement
 
 from collafuse_runtimes.engines import EngineOptions, ort_gpu_engine
 from collafuse_runtimes.engines.ort_gpu_engine import OrtTensorrtEngine
@@ -135,3 +137,16 @@ def test_an_fp32_head_is_refused_where_tf32_cannot_be_kept_out(monkeypatch: pyte
         assert os.environ[TF32_OVERRIDE] == "0"
     monkeypatch.setattr(ort_gpu_engine, "keep_float32", lambda: None)
     assert OrtTensorrtEngine.tf32 == "off (NVIDIA_TF32_OVERRIDE=0)"
+
+
+def test_the_extras_pin_what_has_to_fit() -> None:
+    """onnxruntime-gpu 1.31 is linked with TensorRT 10; cuda-bindings 12.9 asks CUDA's runtime for its version first."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    extras = dict(re.findall(r"^([\w-]+) = \[(.*)\]$", text, re.MULTILINE))
+    (tensorrt,) = (Requirement(name) for name in re.findall(r'"([^"]+)"', extras["ort-tensorrt"]))
+    assert tensorrt.name == "tensorrt-cu13"
+    assert [v in tensorrt.specifier for v in ("10.13.3.9", "10.16.1.11", "11.0.0.114", "11.4.0.106")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    (bindings,) = (Requirement(name) for name in re.findall(r'"([^"]+)"', extras["jetpack6"]))
+    assert (bindings.name, str(bindings.specifier)) == ("cuda-bindings", "==12.8.0")
