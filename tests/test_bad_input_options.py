@@ -114,7 +114,6 @@ REFUSED = [
     (INFER.replace("@new", "@images"), "@images exists and is not an empty folder"),
     (INFER.replace("@new", "@plan.json"), "@plan.json exists and is not an empty folder"),
     (INFER.replace("@x.tc.safetensors ", ""), "Missing argument 'X.tc.safetensors'"),
-    (f"{EVALUATE} --seed -1", f"seed -1 {SEED_RANGE}"),
     (f"{EVALUATE} --limit 1", "KID needs 2 and more images a side; real 1, generated 3"),
     (EVALUATE.replace("data.npz", "empty"), "@empty"),
     (EVALUATE.replace("@images", "@nowhere"), "cannot read @nowhere"),

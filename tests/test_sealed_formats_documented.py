@@ -1,5 +1,6 @@
 """docs/formats.md names the keys and tensors of every artefact, no more and no fewer."""
 
+import hashlib
 import json
 import re
 from pathlib import Path

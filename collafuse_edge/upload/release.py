@@ -110,9 +110,8 @@ def describe_upload(uploaded: Uploaded, path: Path) -> list[str]:
     if shard.protocol == "paper":
         lines.append("warning   this shard DISCLOSES every image: x_0 follows from (x_t, epsilon, t)")
     else:
-        alpha_bar_n = shard.plan.alpha_bar_at(shard.plan.handover_level)
         lines += [
-            f"contains  each image once, at alpha_bar {alpha_bar_n:.4f}; no clean image, noise, label or file name",
+            f"contains  each image once, with {shard.plan.noise_text}; no clean image, noise, label or file name",
             "note      noise hides detail, it is no proof of privacy: at small c a shard still resembles its images",
         ]
     return [
