@@ -4,18 +4,24 @@ import ctypes
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from collafuse_runtimes.errors import ArtefactError
 
+BeforeRename = Callable[[bytes], None]
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, before_rename: BeforeRename | None = None) -> None:
     """Replace or create ``path`` with ``data`` in one rename; ``mode`` less the umask.
+
+    Args:
+        before_rename: called with ``data`` when it is on the disk and only the rename is left; ``path`` stays as it was
+            if this raises.
 
     Raises:
         ArtefactError: the directory is missing, not writable or full; ``path`` is as it was before.
@@ -26,6 +32,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+        if before_rename is not None:
+            before_rename(data)
         aside.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error

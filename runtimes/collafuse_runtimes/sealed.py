@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes import FORMAT_VERSION
-from collafuse_runtimes.atomic import write_bytes
+from collafuse_runtimes.atomic import BeforeRename, write_bytes
 from collafuse_runtimes.errors import ArtefactError
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -72,8 +72,12 @@ def write_tensors(
     payload: dict[str, Any],
     *,
     metadata: dict[str, str] | None = None,
+    before_rename: BeforeRename | None = None,
 ) -> None:
     """Write named arrays and a JSON payload as one safetensors file; ``metadata`` is what other readers want beside it.
+
+    Args:
+        before_rename: as of ``write_bytes``.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
@@ -85,7 +89,8 @@ def write_tensors(
     sealed["sha256"] = _digest(sealed, tensors)
     seal = {_METADATA_KEY: canonical(sealed).decode()}
     data = save(tensors, metadata=seal)
-    write_bytes(path, data if metadata is None else _with_metadata(data, {**metadata, **seal}))
+    data = data if metadata is None else _with_metadata(data, {**metadata, **seal})
+    write_bytes(path, data, before_rename=before_rename)
 
 
 def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
