@@ -281,7 +281,7 @@ from pathlib import Path
 sys.path.insert(0, {str(PEERS)!r})
 sys.modules.update(dict.fromkeys(["torch", "diffusers", "accelerate", "onnx", "onnxscript", "collafuse_export"]))
 import gpu_latency, _gpu_rows as gpu_rows
-print({{gpu_latency.reason_without(row) for row in gpu_latency.ROWS if row.by in gpu_latency.COMPILE_MODES}})
+print({{gpu_latency.reason_without(by) for by in gpu_rows.COMPILE_MODES}})
 gpu_latency.make_heads(Path({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

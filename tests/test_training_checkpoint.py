@@ -196,8 +196,8 @@ def test_the_record_says_what_a_gpu_may_do_to_the_weights(
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", told.get("benchmark", False))
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
-        torch.backends.cudnn.allow_tf32 = told.get("convolution", before[0])
-        torch.backends.cuda.matmul.allow_tf32 = told.get("matmul", before[1])
+        torch.backends.cudnn.allow_tf32 = told.get("convolution", True)
+        torch.backends.cuda.matmul.allow_tf32 = told.get("matmul", False)
         names = ("bitwise", "tf32_convolution", "tf32_matmul")
         assert describe_arithmetic(device) == dict(zip(names, recorded, strict=True))
     finally:

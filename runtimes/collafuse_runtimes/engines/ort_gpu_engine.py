@@ -19,7 +19,13 @@ import numpy.typing as npt
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
-from collafuse_runtimes.engines.ort_session import in_short, new_session_options, open_session, provider_library
+from collafuse_runtimes.engines.ort_session import (
+    TENSORRT,
+    in_short,
+    new_session_options,
+    open_session,
+    provider_library,
+)
 from collafuse_runtimes.engines.ort_tensorrt import TF32_OVERRIDE, keep_float32, tensorrt_version
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
@@ -151,7 +157,7 @@ class OrtTensorrtEngine(OrtGpuEngine):
     """
 
     name = "ort-tensorrt"
-    provider = "TensorrtExecutionProvider"
+    provider = TENSORRT
     captures = False
     tf32 = f"off ({TF32_OVERRIDE}=0)"
 
@@ -339,7 +345,7 @@ def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
         "batch": batch_size,
         "device": device,
         "onnxruntime": onnxruntime.__version__,
-        "tensorrt": tensorrt_version(provider_library("TensorrtExecutionProvider")),
+        "tensorrt": tensorrt_version(provider_library(TENSORRT)),
         "tf32": os.environ.get(TF32_OVERRIDE),
         "driver": machine.driver,
         "gpus": machine.gpus,

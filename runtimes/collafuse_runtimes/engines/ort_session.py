@@ -13,7 +13,7 @@ from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.ort_tensorrt import keep_float32, preload_tensorrt, tensorrt_remedy
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 
-CPU = "CPUExecutionProvider"
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 FATAL = 4
 """Severity of ONNX Runtime's loggers: what goes wrong becomes an exception, and one line."""
 _TYPES = {"float32": "tensor(float)", "int32": "tensor(int32)"}
@@ -112,16 +112,16 @@ def _missing_library(provider: str) -> str | None:
     """
     import onnxruntime
 
+    library, is_tensorrt = provider_library(provider), provider == TENSORRT
+    if is_tensorrt:
+        keep_float32()  # before any of NVIDIA's libraries is loaded
     if importlib.util.find_spec("nvidia") is not None and hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()  # CUDA and cuDNN installed by pip lie where the loader does not look
-    stem = provider.removesuffix("ExecutionProvider").lower()
-    library = provider_library(provider)
-    if stem == "tensorrt":
-        keep_float32()  # before anything of TensorRT is loaded
+    if is_tensorrt:
         preload_tensorrt(library)
     missing = _not_loaded(str(library))
-    if missing is None and stem == "cuda" and all(_not_loaded(f"libcudnn.so.{number}") for number in (9, 8)):
+    if missing is None and not is_tensorrt and all(_not_loaded(f"libcudnn.so.{number}") for number in (9, 8)):
         return _not_loaded("libcudnn.so.9")  # from 1.31 on the provider opens it at the first convolution
     return missing
 
