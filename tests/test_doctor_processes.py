@@ -1,6 +1,8 @@
 """doctor looks at each GPU engine in a process of its own: a crash, a hang or a lost GPU is one row's reason."""
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> N
             (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(folder)
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "tensorrt"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def rows(bundle: Any = None) -> dict[str, EngineRow]:
@@ -41,8 +43,9 @@ HANG = "import time\ntime.sleep(60)\n"
 def test_a_crash_in_the_driver_is_a_row_and_the_others_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bundle = default_head()  # by torch, which looks for cuda.bindings too
     stand_in(tmp_path, monkeypatch, cuda=CRASH, tensorrt=TENSORRT)
-    found = rows(default_head())
+    found = rows(bundle)
     crashed = found["tensorrt"]
     assert (crashed.works, crashed.device, crashed.max_abs) == (False, "gpu", None)
     assert crashed.reason == "its process was ended by SIGSEGV; check the NVIDIA driver with nvidia-smi"
@@ -87,7 +90,7 @@ def cudaGetDeviceCount():
     found = rows()
     assert [found[name].reason for name in ("tensorrt", "tensorrt-rtx")] == [None, None]
     asked = (tmp_path / "asked").read_text().split()
-    assert len(set(asked)) == len(asked) == 2 and str(__import__("os").getpid()) not in asked
+    assert len(set(asked)) == len(asked) == 2 and str(os.getpid()) not in asked
 
 
 def test_a_tensorrt_that_does_not_load_says_why_without_a_bundle(

@@ -13,7 +13,8 @@ from typing import Any
 from collafuse_runtimes.bundle import HeadBundle, read_bundle
 from collafuse_runtimes.device_state import DeviceState, describe_state, read_device_state
 from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engine, open_engine, reason_not_installed
-from collafuse_runtimes.errors import CheckFailed
+from collafuse_runtimes.engines.tensorrt_binding import MODULES, load_binding
+from collafuse_runtimes.errors import CheckFailed, EngineUnavailable
 from collafuse_runtimes.telemetry import describe_telemetry
 from collafuse_runtimes.verify import VerifyReport, verify_engine
 
@@ -153,7 +154,7 @@ def answer(name: str, path: str | None = None) -> None:
 
 def row_of(name: str, bundle: HeadBundle | None) -> EngineRow:
     """Look at one engine in this process, whatever it raises."""
-    device, reason = _device(name), available_engine(name)
+    device, reason = _device(name), available_engine(name) or _reason_not_loaded(name)
     if reason is not None or bundle is None:
         return EngineRow(name, device, reason is None, reason, None, None)
     if "checkpoint" in ENGINES[name].options:
@@ -172,6 +173,17 @@ def row_of(name: str, bundle: HeadBundle | None) -> EngineRow:
         kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
         return EngineRow(name, device, False, kind + text, bundle.precision, None)
     return EngineRow(name, device, True, None, bundle.precision, _worst(report))
+
+
+def _reason_not_loaded(name: str) -> str | None:
+    """Of TensorRT's bindings, which are looked for elsewhere and loaded here: two of them do not fit into a process."""
+    if name not in MODULES:
+        return None
+    try:
+        load_binding(name)
+    except EngineUnavailable as error:
+        return str(error)
+    return None
 
 
 def _worst(report: VerifyReport) -> float | None:

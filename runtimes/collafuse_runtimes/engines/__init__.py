@@ -75,22 +75,10 @@ def _loads_provider(provider: str) -> Callable[[], str | None]:
     return probe
 
 
-def _loads_tensorrt(name: str) -> Callable[[], str | None]:
-    """A probe: is there a GPU, and does the binding load?"""
+def _needs_gpu() -> str | None:
+    from collafuse_runtimes.engines.cuda_device import reason_unusable
 
-    def probe() -> str | None:
-        from collafuse_runtimes.engines.cuda_device import reason_unusable
-        from collafuse_runtimes.engines.tensorrt_binding import load_binding
-
-        reason = reason_unusable()
-        if reason is None:
-            try:
-                load_binding(name)
-            except EngineUnavailable as error:
-                reason = str(error)
-        return reason
-
-    return probe
+    return reason_unusable()
 
 
 ENGINES: dict[str, _Entry] = {
@@ -107,12 +95,12 @@ ENGINES: dict[str, _Entry] = {
     ),
     "tensorrt": _Entry(
         "tensorrt_engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
-        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _loads_tensorrt("tensorrt"),
+        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "tensorrt-rtx": _Entry(
         "tensorrt_engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
         "pip install tensorrt-rtx 'collafuse-edge[tensorrt]'",
-        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _loads_tensorrt("tensorrt-rtx"),
+        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "openvino": _Entry(
         "openvino_engine", "OpenVinoEngine", ("openvino",), _OPENVINO, ("threads",), (*FLOATS, "int8-cpu")
