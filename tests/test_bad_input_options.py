@@ -65,7 +65,7 @@ REFUSED = [
     (f"{TRAIN_CLIENT} --checkpoint-minutes -1", "--checkpoint-minutes -1.0 out of range: valid are 0 and more"),
     (f"{TRAIN_CLIENT} --checkpoint-minutes nan", "--checkpoint-minutes nan out of range: valid are 0 and more"),
     (TRAIN_CLIENT.replace("@data.npz", "phantom:0:8") + " --class a", "class"),
-    (TRAIN_CLIENT.replace("@data.npz", "@images/00000.png"), "of no known kind"),
+    (TRAIN_CLIENT.replace("@data.npz", "@export.json"), "of no known kind"),
     (TRAIN_CLIENT.replace("@new", "@head"), "@head exists already; choose another --out"),
     (TRAIN_SERVER.replace("@new", "@server"), "@server exists already; choose another --out"),
     (TRAIN_SERVER.replace("@a.shard.safetensors ", ""), "Missing argument"),
