@@ -18,7 +18,7 @@ from collafuse_runtimes.secret_file import config_folder, load_or_create_key
 
 def default_key_path() -> Path:
     """``$XDG_CONFIG_HOME/collafuse-edge/upload.key``, with ~/.config where that variable is unset."""
-    return config_folder() / "upload.key"
+    return config_folder("--key") / "upload.key"
 
 
 def load_or_create_upload_key(path: Path) -> bytes:

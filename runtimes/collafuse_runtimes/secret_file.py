@@ -6,14 +6,19 @@ from pathlib import Path
 
 from collafuse_runtimes.atomic import write_bytes
 from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.home import user_folder
 from collafuse_runtimes.sealed import read_bytes
 
 KEY_BYTES = 32
 
 
-def config_folder() -> Path:
-    """``$XDG_CONFIG_HOME/collafuse-edge``, with ~/.config where that variable is unset."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "collafuse-edge"
+def config_folder(option: str | None = None) -> Path:
+    """``$XDG_CONFIG_HOME/collafuse-edge``, with ~/.config where that variable is unset.
+
+    Raises:
+        ArtefactError: there is neither that variable nor a home folder.
+    """
+    return user_folder("XDG_CONFIG_HOME", ".config", option)
 
 
 def load_or_create_key(path: Path, name: str, *, elsewhere: str, mend: str) -> bytes:

@@ -18,6 +18,7 @@ from collafuse_runtimes.engines.tensorrt_binding import is_rtx
 from collafuse_runtimes.engines.tensorrt_build import BatchProfile, typing_rule
 from collafuse_runtimes.engines.tensorrt_key import is_signed, sign
 from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.home import user_folder
 from collafuse_runtimes.sealed import canonical, read_bytes, read_json, write_json
 
 FORMAT = "collafuse-engine"
@@ -55,8 +56,7 @@ class Lookup:
 
 def default_cache_folder() -> Path:
     """``$XDG_CACHE_HOME/collafuse-edge/engines``, with ~/.cache where that variable is unset."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "collafuse-edge" / "engines"
+    return user_folder("XDG_CACHE_HOME", ".cache", "--cache") / "engines"
 
 
 def machine_key(trt: Any, device: DeviceInfo | None) -> EngineKey:
@@ -216,7 +216,7 @@ def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, second
     }
     with _locked(path.parent):  # of two builds at once, no engine gets the other's sidecar
         write_bytes(path, data, mode=0o600)
-        write_json(sidecar, FORMAT, {**body, "hmac": sign(body)})
+        write_json(sidecar, FORMAT, {**body, "hmac": sign(body)}, guard=False)
 
 
 @contextmanager
