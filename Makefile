@@ -3,15 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TENSORRT_RTX := tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
+# NVIDIA's builder that needs no GPU, locked without what it depends on: that is a meta package and CUDA
+TENSORRT_RTX := tensorrt-rtx-cu13-%s==1.7.1.116 ; sys_platform == 'linux' and platform_machine == 'x86_64'
+LOCK := $(BIN)/uv pip compile --quiet --universal --no-python-downloads --generate-hashes --no-annotate --custom-compile-command 'make lock'
+HEAD := /^\#/ { if (NR < 3) print; next }
+# torch, whose build each machine takes from elsewhere, and what the build on PyPI brings for CUDA
+IS_CUDA := /^[a-z]/ { cuda = /^(torch|triton|cuda-toolkit|nvidia-[a-z0-9-]+)==/ && !/^nvidia-ml-py==/ }
 
-.PHONY: demo test check slow fuzz bench-trajectory clean
+.PHONY: demo test check slow lock fuzz bench-trajectory clean
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt constraints.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	# NVIDIA's builder that needs no GPU; its wheels are for Linux on x86 and would pull in a meta package
-	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --no-deps $(TENSORRT_RTX)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement constraints.lock
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: $(READY)  ## two clients on drawn phantoms, the whole line; result in demo-out/
@@ -30,6 +35,16 @@ slow: $(READY)  ## tests of many minutes
 
 fuzz: $(READY)  ## damaged files of every kind through the commands that read them, ten minutes
 	$(BIN)/python tests/fuzz
+
+lock: $(READY)  ## every package with its hashes, for Python 3.10 to 3.13, from pyproject.toml and the constraints
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	printf "$(TENSORRT_RTX)\n" libs bindings >$(VENV)/rtx.in
+	$(LOCK) --python-version 3.10 --extra dev --constraint constraints.txt pyproject.toml --output-file $(VENV)/all.lock
+	$(LOCK) --no-deps $(VENV)/rtx.in --output-file $(VENV)/rtx.lock
+	awk '$(HEAD) $(IS_CUDA) !cuda' $(VENV)/all.lock $(VENV)/rtx.lock >constraints.lock
+	awk '$(HEAD) $(IS_CUDA) cuda' $(VENV)/all.lock >constraints-cuda.lock
+	$(LOCK) --python-version 3.10 --constraint runtimes/device-constraints.txt pyproject.toml \
+	  --output-file runtimes/device-constraints.lock
 
 bench-trajectory: $(READY)  ## a head's trajectory: ort-cpu against diffusers and bare ONNX Runtime
 	$(BIN)/python benchmarks/peers/trajectory.py
