@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.found import require_replaceable
 from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.plan_file import read_plan, write_plan
+from collafuse_runtimes.plan_file import FORMAT, read_plan, write_plan
 
 
 def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str, cut_ratio: float) -> SplitPlan:
@@ -23,6 +24,7 @@ def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str
     except ValueError:
         raise InputError(f"size {size!r} is not a side or HEIGHTxWIDTH; valid: for example 32 or 64x48") from None
     plan = SplitPlan((channels, height, width), timesteps, schedule, cut_ratio=cut_ratio)
+    require_replaceable(out, FORMAT, overwrite=True)
     if out.exists() and read_plan(out) != plan:
         raise InputError(f"{out} holds another plan; choose another --out, or delete it")
     write_plan(out, plan)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.home import expand
 from collafuse_runtimes.sealed import canonical, read_bytes
+from collafuse_runtimes.text import one_line
 
 SAME = ("extractor_sha256", "real", "real_count", "subset_size", "seed")
 """What must agree before two scores may stand in one column."""
@@ -59,7 +61,7 @@ def _parse(option: str, text: str) -> tuple[float, Path]:
         c = math.nan
     if not (found and path and 0 <= c <= 1):
         raise InputError(f"--{option} {text!r} is not C=FILE; valid: for example 0.2=score.json")
-    return c, Path(path)
+    return c, expand(path)
 
 
 def _read_score(path: Path) -> dict[str, Any]:
@@ -72,5 +74,7 @@ def _read_score(path: Path) -> dict[str, Any]:
         if isinstance(kid, bool) or not math.isfinite(kid):
             raise ValueError(f"kid_mean is {kid}")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ArtefactError(f"{path} is not what `evaluate --json` prints ({error}); write it again") from None
+        raise ArtefactError(
+            f"{path} is not what `evaluate --json` prints ({one_line(error, 120)}); write it again"
+        ) from None
     return score

@@ -10,6 +10,7 @@ from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
     OutFolder,
+    OverwriteOption,
     PlanOption,
     SamplerOption,
     emit,
@@ -99,14 +100,17 @@ def handoff(
     dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the server's steps and write the hand-over tensors."""
     from collafuse_edge.handoff import make_handover
+    from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.handover import write_handover
     from collafuse_runtimes.plan_file import read_plan
     from collafuse_runtimes.samplers import Sampler
 
+    require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)
     with progress("handoff", count) as show:
         handover = make_handover(

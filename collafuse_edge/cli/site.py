@@ -10,6 +10,7 @@ from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
     OutFolder,
+    OverwriteOption,
     PlanOption,
     emit,
 )
@@ -60,12 +61,15 @@ def upload(
     draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
     seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Noise private images to the hand-over level and write the shard for the server."""
     from collafuse_edge.upload import describe_shard, upload_images
+    from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.plan_file import read_plan
 
+    require_replaceable(out, "collafuse-shard", overwrite=overwrite)
     split_plan = read_plan(plan)
     images = data.load(split_plan.image_shape)
     shard = upload_images(out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype)

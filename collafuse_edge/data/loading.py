@@ -11,6 +11,7 @@ from collafuse_edge.data.image_set import Float32Array, ImageSet, Int64Array, Se
 from collafuse_edge.data.phantom import open_phantoms
 from collafuse_edge.data.pixels import fit
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.home import expand
 
 KINDS = (
     "a folder of images, .npz, idx or idx.gz, .nii or .nii.gz or a folder of them, "
@@ -58,7 +59,7 @@ def _open(source: str, image_shape: tuple[int, int, int], selection: Selection) 
     if source.partition(":")[0] == "phantom":
         _refuse_unused(source, selection, "split", "slices")
         return open_phantoms(source, image_shape)
-    path = Path(source).expanduser()
+    path = expand(source)
     if not source or not os.path.exists(path):  # noqa: PTH110  Path.exists raises on names no file can have
         raise InputError(f"{source!r} does not exist; give the path of {KINDS}")
     if path.is_dir():

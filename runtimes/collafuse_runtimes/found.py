@@ -106,14 +106,19 @@ def what_is(path: Path) -> tuple[str | None, str]:
 def format_of(path: Path) -> str | None:
     """The format name in a sealed file's own words, nothing checked, no tensor read; None where it has none."""
     try:
-        payload = _head(path)
+        payload = peek(path)
         name = payload["format"] if isinstance(payload, dict) else None
     except (ArtefactError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return name if isinstance(name, str) else None
 
 
-def _head(path: Path) -> Any:
+def peek(path: Path) -> Any:
+    """The payload of a sealed file, nothing checked, no tensor read.
+
+    Raises:
+        ArtefactError, OSError, ValueError, LookupError, TypeError, RecursionError: there is none.
+    """
     with open_regular(path) as file:
         start = file.read(8)
         if start.lstrip()[:1] == b"{":
@@ -130,7 +135,7 @@ def _what_folder(path: Path) -> tuple[str | None, str]:
         return None, ""
     for kind in FOLDERS:
         if kind.marker in names and format_of(path / kind.marker) == kind.format_name:
-            listed = _head(path / kind.marker).get("files")
+            listed = peek(path / kind.marker).get("files")
             own = {kind.marker, *(listed if isinstance(listed, dict) else ())}
             foreign = sorted(name for name in names - own if not re.fullmatch(kind.others, name))
             if not foreign:

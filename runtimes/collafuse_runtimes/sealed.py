@@ -141,7 +141,7 @@ def _payload_of_tensors(path: Path) -> Any:
     """The seal of a safetensors file, read before any tensor is.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError: the header is not one, or states another size than the file has.
+        ValueError, LookupError, TypeError, AttributeError: it is no header, or states another size than the file has.
     """
     with open_regular(path) as file:
         size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
