@@ -135,6 +135,11 @@ def _finished(run: TrainRun) -> Checkpoint:
     }
     wanted = {**run.identity(), "images": len(run.task)}
     require_identity(run.out, stored, {part: wanted[part] for part in stored})
+    try:
+        [(int(step), float(loss)) for step, loss in checkpoint.training["losses"]][-1]
+        float(checkpoint.training["seconds"])
+    except (LookupError, TypeError, ValueError):
+        raise ArtefactError(f"{run.out} lacks or garbles losses or seconds in training.json; train again") from None
     return checkpoint
 
 

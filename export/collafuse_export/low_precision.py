@@ -15,6 +15,7 @@ from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.scratch import scratch_folder
 
 SENSITIVITY_TENSORS = 2
 """Enough to rank layers: each costs a trajectory per layer."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from collafuse_export.calibration import Feeds
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.scratch import scratch_folder
 
 FLAVOURS = ("int8-cpu", "int8-trt")
 OPERATORS = ("Conv",)

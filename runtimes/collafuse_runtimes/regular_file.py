@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from collafuse_runtimes.errors import ArtefactError
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_KINDS = {stat.S_IFDIR: "Is a directory", stat.S_IFIFO: "it is a pipe", stat.S_IFSOCK: "it is a socket"}
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -25,7 +25,7 @@ def open_regular(path: Path) -> BinaryIO:
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind != stat.S_IFREG:
         os.close(descriptor)
-        raise ArtefactError(f"cannot read {path}: it is {_KINDS.get(kind, 'a device')}; give the path of a file")
+        raise ArtefactError(f"cannot read {path}: {_KINDS.get(kind, 'it is a device')}; give the path of a file")
     return open(descriptor, "rb", buffering=0)  # noqa: PTH123  of a descriptor
 
 

@@ -14,7 +14,7 @@ from collafuse_runtimes.partial import open_folder
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """An empty folder ``collafuse-<purpose>-<8 characters>`` in the system's temporary folder, gone when the block ends.
+    """An empty folder ``collafuse-<purpose>-<8 characters>`` in the temporary folder, gone when the block ends.
 
     It is locked meanwhile, so folders of that purpose without a lock are a dead process's, and are removed first.
     """

@@ -56,7 +56,7 @@ def sha256_file(path: Path) -> str:
 
 
 def write_json(
-    path: Path, format_name: str, payload: dict[str, Any], version: int = FORMAT_VERSION, *, guard: bool = True
+    path: Path, format_name: str, payload: dict[str, Any], version: int | None = None, *, guard: bool = True
 ) -> None:
     """Write ``payload`` sealed, indented for people.
 
@@ -66,13 +66,13 @@ def write_json(
     Raises:
         ArtefactError: the payload holds NaN or Inf, the file cannot be written, or another kind of file is there.
     """
-    sealed = _body(path, format_name, payload, version)
+    sealed = _body(path, format_name, payload, FORMAT_VERSION if version is None else version)
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
     data = json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
     write_bytes(path, data, check=_check(path, format_name) if guard else None)
 
 
-def read_json(path: Path, format_name: str, version: int = FORMAT_VERSION) -> dict[str, Any]:
+def read_json(path: Path, format_name: str, version: int | None = None) -> dict[str, Any]:
     """Inverse of ``write_json``; the seal's own fields are left out of the result.
 
     Raises:
@@ -84,6 +84,7 @@ def read_json(path: Path, format_name: str, version: int = FORMAT_VERSION) -> di
         raise ArtefactError(
             f"{path} is not valid JSON (truncated or damaged?): {_short(error)}; copy it again"
         ) from None
+    version = FORMAT_VERSION if version is None else version
     return _unseal(path, payload, format_name, version, lambda body: hashlib.sha256(canonical(body)).hexdigest())
 
 
