@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # NVIDIA's builder that needs no GPU, locked without what it depends on: that is a meta package and CUDA
 TENSORRT_RTX := tensorrt-rtx-cu13-%s==1.7.1.116 ; sys_platform == 'linux' and platform_machine == 'x86_64'
-LOCK := $(BIN)/uv pip compile --quiet --universal --no-python-downloads --generate-hashes --no-annotate --custom-compile-command 'make lock'
+LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --no-python-downloads --generate-hashes --no-annotate --custom-compile-command 'make lock'
 HEAD := /^\#/ { if (NR < 3) print; next }
 # torch, whose build each machine takes from elsewhere, and what the build on PyPI brings for CUDA
 IS_CUDA := /^[a-z]/ { cuda = /^(torch|triton|cuda-toolkit|nvidia-[a-z0-9-]+)==/ && !/^nvidia-ml-py==/ }
@@ -36,13 +36,14 @@ slow: $(READY)  ## tests of many minutes
 fuzz: $(READY)  ## damaged files of every kind through the commands that read them, ten minutes
 	$(BIN)/python tests/fuzz
 
-lock: $(READY)  ## every package with its hashes, for Python 3.10 to 3.13, from pyproject.toml and the constraints
-	$(BIN)/python -m pip install --quiet uv==0.13.9
-	printf "$(TENSORRT_RTX)\n" libs bindings >$(VENV)/rtx.in
-	$(LOCK) --python-version 3.10 --extra dev --constraint constraints.txt pyproject.toml --output-file $(VENV)/all.lock
-	$(LOCK) --no-deps $(VENV)/rtx.in --output-file $(VENV)/rtx.lock
-	awk '$(HEAD) $(IS_CUDA) !cuda' $(VENV)/all.lock $(VENV)/rtx.lock >constraints.lock
-	awk '$(HEAD) $(IS_CUDA) cuda' $(VENV)/all.lock >constraints-cuda.lock
+lock:  ## every package with its hashes, for Python 3.10 to 3.13, from pyproject.toml and the constraints
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet uv==0.13.9
+	printf "$(TENSORRT_RTX)\n" libs bindings >$(VENV)/lock/rtx.in
+	$(LOCK) --python-version 3.10 --extra dev --constraint constraints.txt pyproject.toml --output-file $(VENV)/lock/all.lock
+	$(LOCK) --no-deps $(VENV)/lock/rtx.in --output-file $(VENV)/lock/rtx.lock
+	awk '$(HEAD) $(IS_CUDA) !cuda' $(VENV)/lock/all.lock $(VENV)/lock/rtx.lock >constraints.lock
+	awk '$(HEAD) $(IS_CUDA) cuda' $(VENV)/lock/all.lock >constraints-cuda.lock
 	$(LOCK) --python-version 3.10 --constraint runtimes/device-constraints.txt pyproject.toml \
 	  --output-file runtimes/device-constraints.lock
 

@@ -133,9 +133,9 @@ def table(record: dict[str, Any]) -> str:
     rows = [
         "# Brain MRI, three clients, c = 0.2 against local-only training",
         "",
-        "KID against each client's training images, lower is better; mean +- standard deviation over",
-        f"{first['subsets']} subsets of {first['subset_size']}, seed {first['seed']}. Extractor {first['extractor']}:",
-        f"comparable within this table only. Data: {record['data']}. {record['generated_per_client']} generated",
+        "KID against each client's training images, lower is better, +- its standard error over the images of both",
+        f"sides. Estimator: {first['estimator']}. Extractor {first['extractor']}: scores of other extractors are not",
+        f"comparable. Data: {record['data']}. {record['generated_per_client']} generated",
         f"images a client, sampler {record['sampler']}. Training took {seconds['total'] / 60:.1f} minutes in all",
         f"({record['machine']}), the server {seconds['server'] / 60:.1f} of them. Heads of both columns have the",
         "same network, steps and images. The server is trained on all three clients' tensors without labels, so its",
@@ -146,9 +146,15 @@ def table(record: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for client, scores in record["kid"].items():
-        cells = [f"{score['kid_mean']:.2e} +- {score['kid_std']:.1e}" for score in scores.values()]
+        cells = [with_error(score) for score in scores.values()]
         rows.append(f"| {client} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def with_error(score: dict[str, Any]) -> str:
+    """KID and its standard error; too few images have none."""
+    error = score["kid_error"]
+    return f"{score['kid_mean']:.3f} " + ("(no error: too few images)" if error is None else f"+- {error:.3f}")
 
 
 def picture(out: Path, data: Path, path: Path) -> None:
@@ -157,9 +163,9 @@ def picture(out: Path, data: Path, path: Path) -> None:
     for client in CLIENTS:
         rows = {
             "real": load_images(str(data), SHAPE, Selection(classes=(client,), limit=COLUMNS)).images,
-            "x_tc": read_generated(out / f"{client}.plan.tc.safetensors")[:COLUMNS],
-            "collab": read_generated(out / f"{client}.plan.out")[:COLUMNS],
-            "local": read_generated(out / f"{client}.local.out")[:COLUMNS],
+            "x_tc": read_generated(out / f"{client}.plan.tc.safetensors").images[:COLUMNS],
+            "collab": read_generated(out / f"{client}.plan.out").images[:COLUMNS],
+            "local": read_generated(out / f"{client}.local.out").images[:COLUMNS],
         }
         cells += list(rows.values())
         captions += [name for name in rows for _ in range(COLUMNS)]

@@ -25,7 +25,7 @@ def make_handover(
     sampler: Sampler | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Handover:
     """Run timesteps T-1..cut of a plan.
 
@@ -35,7 +35,7 @@ def make_handover(
         steps: server steps, default all t_c.
         sampler: default DDIM with eta 0.
         device: torch device; default a GPU where there is one.
-        on_batch: called after every batch with the images done so far.
+        on_step: called after every step of a batch with the steps done so far, those of all batches added.
 
     Raises:
         InputError: bad count, seed, steps or device; a server is missing or was not trained down to this plan's cut.
@@ -60,10 +60,10 @@ def make_handover(
         x = noise_batch(seed, indices, plan.timesteps, plan.image_shape)
         if predict is not None:
             noise = partial(_step_noise, seed, indices, plan)
-            x = denoise(x, plan, transitions, sampler, predict, noise=noise)
+            before = start // batch_size * len(transitions)
+            report = None if on_step is None else partial(_report_step, on_step, before)
+            x = denoise(x, plan, transitions, sampler, predict, noise=noise, on_step=report)
         x_tc[rows] = x
-        if on_batch is not None:
-            on_batch(rows.stop)
     return Handover(
         x_tc=x_tc,
         plan=plan,
@@ -73,6 +73,10 @@ def make_handover(
         timesteps=tuple(t for t, _ in transitions),
         server_sha256=checkpoint.weights_sha256 if checkpoint else None,
     )
+
+
+def _report_step(on_step: Callable[[int], None], before: int, k: int, _: Float32Array) -> None:
+    on_step(before + k + 1)
 
 
 def _step_noise(seed: int, indices: range, plan: SplitPlan, t: int) -> Float32Array:

@@ -1,6 +1,5 @@
 """Writing a plan file from a few words."""
 
-import math
 from pathlib import Path
 
 from collafuse_runtimes.errors import InputError
@@ -19,11 +18,7 @@ def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str
         InputError: a value is out of range, or ``out`` holds another plan.
         ArtefactError: ``out`` cannot be written.
     """
-    try:
-        height, width = (int(n) for n in (size.split("x") if "x" in size else (size, size)))
-    except ValueError:
-        raise InputError(f"size {size!r} is not a side or HEIGHTxWIDTH; valid: for example 32 or 64x48") from None
-    plan = SplitPlan((channels, height, width), timesteps, schedule, cut_ratio=cut_ratio)
+    plan = SplitPlan((channels, *sides(size)), timesteps, schedule, cut_ratio=cut_ratio)
     require_replaceable(out, FORMAT, overwrite=True)
     if out.exists() and read_plan(out) != plan:
         raise InputError(f"{out} holds another plan; choose another --out, or delete it")
@@ -31,14 +26,25 @@ def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str
     return plan
 
 
+def sides(size: str) -> tuple[int, int]:
+    """(height, width) from "32" or "HEIGHTxWIDTH".
+
+    Raises:
+        InputError: neither of them.
+    """
+    try:
+        height, width = (int(n) for n in (size.split("x") if "x" in size else (size, size)))
+    except ValueError:
+        raise InputError(f"size {size!r} is not a side or HEIGHTxWIDTH; valid: for example 32 or 64x48") from None
+    return height, width
+
+
 def describe_plan(plan: SplitPlan, path: Path) -> list[str]:
     """Lines for people."""
     n = plan.handover_level
     level = "clean: the server emits finished images"
     if plan.cut:
-        alpha_bar_n = plan.alpha_bar_at(n)
-        sigma = math.sqrt((1 - alpha_bar_n) / alpha_bar_n)
-        level = f"alpha_bar {alpha_bar_n:.4f}, noise of standard deviation {sigma:.3f} on images in [-1, 1]"
+        level = f"alpha_bar {plan.alpha_bar_at(n):.4f}, {plan.noise_text}"
     server = f"timesteps {plan.timesteps - 1}..{plan.cut}" if plan.t_c else "nothing (c = 1)"
     client = f"timesteps {n}..0" if plan.cut else "nothing (c = 0)"
     return [

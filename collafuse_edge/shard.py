@@ -19,9 +19,11 @@ PROTOCOLS = ("upload", "paper")
 TENSORS = {"upload": ("x_n",), "paper": ("x_t", "epsilon", "t")}
 DTYPES = ("float16", "float32")
 NOISE_POLICY = {
-    "upload": "one draw per image and level, keyed by a client secret",
+    "upload": "one Brownian path per image over s = (1 - alpha_bar) / alpha_bar, keyed by a client secret",
     "paper": "fresh draws, sent along: x_0 can be computed from (x_t, epsilon, t)",
 }
+OLDER_NOISE_POLICY = {**NOISE_POLICY, "upload": "one draw per image and level, keyed by a client secret"}
+"""Of earlier releases; read, never written."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def read_shard(path: Path) -> Shard:
         shard = _shard_from(tensors, payload)
         _check_shard(shard)
         for key, value in _derived(shard).items():
-            if payload[key] != value:
+            older = OLDER_NOISE_POLICY[shard.protocol] if key == "noise_policy" else value
+            if payload[key] not in (value, older):
                 found = reprlib.repr(payload[key])
                 raise InputError(f"{key} is {found} but its plan and tensors give {value!r}; make it again")
     except KeyError as error:

@@ -30,7 +30,8 @@ def run_cli(*arguments: object) -> Result:
 def refusal(*arguments: object, code: int = 2) -> str:
     """The one line a refused command prints."""
     result = run_cli(*arguments)
-    lines = [line for line in result.err.splitlines() if not line.startswith(("train ", "handoff "))]
+    asides = ("train ", "handoff ", "handoff:", "warning  ")
+    lines = [line for line in result.err.splitlines() if not line.startswith(asides)]
     assert (result.code, result.out, len(lines)) == (code, "", 1), result
     assert lines[0].startswith("error: ")
     return lines[0]

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 TRAINING = ("--steps", 2, "--batch-size", 4, "--warmup-steps", 0, "--preset", "tiny", "--cpu")
 SIDE, TIMESTEPS, CLASSES, IMAGES, HANDOVERS = 8, 10, 2, 6, 3
-PROGRESS = re.compile(r"(train (client|server)|handoff|infer) \d+/\d+\b.*")
+PROGRESS = re.compile(r"(train (client|server)|handoff|infer)( \d+/\d+\b|: about ).*|warning   .* is busy .*")
 
 
 @lru_cache

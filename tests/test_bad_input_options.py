@@ -109,7 +109,7 @@ REFUSED = [
     (f"{INFER} --steps 0", "0 steps are not baked into @edge.head; valid: 5, 2"),
     (f"{INFER} --steps 9999", "9999 steps are not baked into @edge.head; valid: 5, 2"),
     (f"{INFER} --labels 0,1,1", "labels were given but this head is not class-conditional"),
-    (f"{INFER} --labels zero", "--labels 'zero' is not a list of integers"),
+    (f"{INFER} --labels zero", "labels were given but this head is not class-conditional"),
     (f"{INFER} --batch-size 0", "batch_size 0 out of range: valid are 1 and more"),
     (INFER.replace("@new", "@images"), "@images exists and is not an empty folder"),
     (INFER.replace("@new", "@plan.json"), "@plan.json exists and is not an empty folder"),
@@ -189,9 +189,13 @@ def test_missing_options_are_named(command: str, option: str, site: Path, capfd:
     ("labels", "message"),
     [
         (None, f"this head is class-conditional: give one label from 0 to {CLASSES - 1} per sample"),
-        ("0,1", "labels have shape (2,), dtype int64; valid: (3,) integers"),
-        ("0,1,3", f"label 3 out of range: valid are 0 to {CLASSES - 1}"),
-        ("0,-1,1", f"label -1 out of range: valid are 0 to {CLASSES - 1}"),
+        ("0,1", "2 labels for 3 images; valid: one for all, or one for each"),
+        ("0,1,3", f"label '3' is no class of this head; valid: numbers 0 to {CLASSES - 1}"),
+        ("0,-1,1", f"label '-1' is no class of this head; valid: numbers 0 to {CLASSES - 1}"),
+        (
+            "glioma",
+            "label 'glioma' is no class of this head; valid: numbers 0 to 2 (this head's classes have no names)",
+        ),
         ("0,1,99999999999999999999", "label"),
     ],
 )

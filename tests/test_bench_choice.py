@@ -1,16 +1,20 @@
 """`bench split` names the cheapest way that keeps every limit, or what would have to give."""
 
+import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from command_line import done
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_benchmarks.choice import Limits, choose
-from collafuse_benchmarks.split_table import SplitRow
+from collafuse_benchmarks.split_table import SplitRow, join
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.plan import SplitPlan
 
 
 def way(
@@ -20,7 +24,7 @@ def way(
     return SplitRow(
         cut_ratio=c, cut=round(100 * c), noise_level=noise, server=None, edge=edge, server_ms=0.0, transfer_bytes=1,
         transfer_ms=None, edge_ms=total_ms, total_ms=total_ms, server_j=None, edge_j=None, total_j=total_j,
-        energy_scope=None, energy_reason="no sensor", handover_kid=kid, image_kid=None, notes=(),
+        energy_scope=None, energy_reason="no sensor", notes=(), handover_kid=kid,
     )  # fmt: skip
 
 
@@ -119,7 +123,7 @@ def test_a_limit_set_as_advised_is_kept(total_ms: float, noise: float) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("max_latency_ms", math.nan), ("max_latency_ms", math.inf), ("max_latency_ms", 0), ("max_energy_j", -1),
-     ("min_noise_level", 7), ("min_noise_level", -0.1), ("min_handover_kid", math.nan)],
+     ("min_noise_level", math.inf), ("min_noise_level", -0.1), ("min_handover_kid", math.nan)],
 )  # fmt: skip
 def test_limits_that_cannot_be_are_refused(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')} .* out of range: valid are "):
@@ -159,3 +163,19 @@ def test_no_admissible_way_is_cheaper_than_the_choice(ways: list[SplitRow], limi
         assert all(getattr(choice.row, choice.by) <= getattr(row, choice.by) for row in admissible)
     else:
         assert choice.advice
+
+
+def test_init_and_bench_split_mean_the_same_noise_level(tmp_path: Path) -> None:
+    """At the number that `init` prints a way is kept, just above it not."""
+    plan = json.loads(done("init", "--size", 16, "--cut-ratio", 0.4, "--out", tmp_path / "plan.json", "--json"))
+    rows = [{"cut_ratio": c, "steps": 1, "name": "s", "network": {}, "engine": "torch", "precision": "fp32",
+             "summary": None, "energy": None, "note": None, "is_right": None, "samples_ms": (), "turns": ()}
+            for c in (0.0, 0.4, 1.0)]  # fmt: skip
+    of_plan = SplitPlan((1, 16, 16), cut_ratio=0.4)
+    table = join(of_plan, [{"side": "server", "machine": "m", "rows": rows}], None)
+    assert [row.noise_level for row in table[:2]] == [0.0, plan["noise_level"]]
+    assert plan["noise_level"] == pytest.approx((1 / of_plan.alpha_bar[39] - 1) ** 0.5, rel=1e-12)
+    whole = [replace(row, total_ms=1.0 + row.cut) for row in table]
+    at, above = (Limits(min_noise_level=plan["noise_level"] * factor) for factor in (1, 1.001))
+    assert [choose(whole, limits).admissible for limits in (at, above)] == [2, 1]
+    assert choose(whole, above).row == whole[2]  # at c = 1 nothing crosses

@@ -16,7 +16,7 @@ from collafuse_benchmarks import page_split, timing
 from collafuse_benchmarks.choice import Limits
 from collafuse_benchmarks.document import to_markdown
 from collafuse_benchmarks.page_split import split_document
-from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_cut
+from collafuse_benchmarks.split_parts import handover_bytes, with_cut
 from collafuse_benchmarks.split_report import SplitOptions, split_payload
 from collafuse_benchmarks.split_table import Link, join, joules_per_image, share_checks
 from collafuse_benchmarks.timing import Mode
@@ -101,7 +101,7 @@ def test_every_cut_has_both_baselines_and_its_total() -> None:
     assert rows[1].transfer_ms == pytest.approx(2 + size * 8 / 8000)
     assert rows[1].total_ms == pytest.approx(430 + 2 + size / 1000)
     assert (rows[3].transfer_bytes, rows[3].transfer_ms, rows[3].total_ms) == (0, 0, 150)
-    assert [r.noise_level for r in rows] == [noise_level(with_cut(PLAN, c)) for c in (0, 0.2, 0.4, 1)]
+    assert [r.noise_level for r in rows] == [with_cut(PLAN, c).noise_level for c in (0, 0.2, 0.4, 1)]
     assert rows[0].noise_level == 0
 
 
@@ -252,9 +252,8 @@ def test_a_way_without_images_is_not_on_the_front_and_says_so() -> None:
     rows = split_payload([EDGE, server], SplitOptions())["rows"]
     assert page_split._front(rows) == [
         (10, 0, "c = 0", False),
-        (430, noise_level(with_cut(PLAN, 0.2)), "c = 0.2", False),
-        (560, noise_level(with_cut(PLAN, 0.4)), "c = 0.4", False),
-        (150, 1, "c = 1", True),
+        (430, with_cut(PLAN, 0.2).noise_level, "c = 0.2", True),
+        (560, with_cut(PLAN, 0.4).noise_level, "c = 0.4", True),
     ]
     assert page_split._short(rows[0]) == "c = 0 (no images)"
 

@@ -26,7 +26,7 @@ def test_the_lines_say_who_does_what_at_which_noise(tmp_path: Path) -> None:
         "server    80 steps, timesteps 99..20",
         "client    20 steps, timesteps 19..0",
         f"hand-over level 19: alpha_bar {alpha_bar_n:.4f}, "
-        f"noise of standard deviation {noise:.3f} on images in [-1, 1]",
+        f"noise of standard deviation {noise:.3f} beside an image in [-1, 1]",
         f"wrote     {tmp_path / 'p'}, fingerprint {plan.fingerprint[:16]}",
     ]
 
@@ -57,7 +57,7 @@ def test_the_ends_of_the_range(tmp_path: Path, cut_ratio: float, lines: list[str
 def test_json_is_the_plan(tmp_path: Path) -> None:
     plan = SplitPlan((1, 32, 32))
     result = json.loads(done("init", "--size", 32, "--out", tmp_path / "p", "--json"))
-    assert result == {**plan.to_dict(), "cut": 20, "fingerprint": plan.fingerprint}
+    assert result == {**plan.to_dict(), "cut": 20, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
 
 
 def test_the_same_plan_again_is_no_error_and_another_is(tmp_path: Path) -> None:

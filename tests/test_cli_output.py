@@ -59,15 +59,24 @@ def json_of(site: Path, capfd: pytest.CaptureFixture[str], command: str) -> dict
 def test_json_of_init(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json_of(site, capfd, "init --size 24x16 --channels 3 --cut-ratio 0.25 --out @new-plan.json")
     plan = read_plan(site / "new-plan.json")
-    assert found == {**plan.to_dict(), "cut": 25, "fingerprint": plan.fingerprint}
+    assert found == {**plan.to_dict(), "cut": 25, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
 
 
 def test_json_of_upload(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     upload = "upload --data @data.npz --plan @plan.json --key @upload.key --out @new.shard"
     expected = {"shard": f"{site}/new.shard", "count": IMAGES, "protocol": "upload", "discloses_x_0": False, "level": 4}
-    assert json_of(site, capfd, upload) == expected
-    paper = json_of(site, capfd, f"{upload} --protocol paper --draws 2")
-    assert paper == {**expected, "count": 2 * IMAGES, "protocol": "paper", "discloses_x_0": True}
+    found = json_of(site, capfd, upload)
+    assert {name: found[name] for name in expected} == expected
+    assert (found["key_created"], found["ledger"]) == (False, f"{site}/upload.key.ledger.json")
+    assert (found["warnings"], [note["kind"] for note in found["notes"]]) == ([], ["data", "data", "same-level"])
+    assert [note["text"] for note in found["notes"][:2]] == [
+        f"{IMAGES} images from {site}/data.npz",
+        "classes 0: 3, 1: 3",
+    ]
+    paper = json_of(site, capfd, f"{upload}-paper --protocol paper --draws 2")
+    expected = {"shard": f"{site}/new.shard-paper", "count": 2 * IMAGES, "protocol": "paper", "discloses_x_0": True}
+    assert {name: paper[name] for name in expected} == expected
+    assert [warning["kind"] for warning in paper["warnings"]] == ["cleaner-level"]
 
 
 @pytest.mark.parametrize(
@@ -108,20 +117,23 @@ def test_json_of_infer(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_of_evaluate(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx --seed 5")
-    assert -1 < found.pop("kid_mean") < 10
-    assert found.pop("kid_std") >= 0
-    assert found == {
+    found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx")
+    assert -1 < found["kid_mean"] < 1000
+    assert -1 < found["kid_raw"] < 10
+    few = ("kid_error", "kid_low", "kid_high", "kid_raw_error", "kid_std", "subset_size")
+    assert [found[key] for key in few] == [None] * 6
+    expected = {
         "real": f"{site}/data.npz",
         "real_count": IMAGES,
         "generated": f"{site}/images",
         "generated_count": HANDOVERS,
         "extractor": "extractor.onnx",
         "extractor_sha256": sha256_file(site / "extractor.onnx"),
-        "subsets": 100,
-        "subset_size": HANDOVERS,
-        "seed": 5,
+        "head": "edge.head",
+        "steps": 5,
+        "unknown": None,
     }
+    assert {key: found[key] for key in expected} == expected
 
 
 SHORT = Mode("quick", warmup=0, runs=10, seconds=0.0, cold_starts=1)

@@ -138,7 +138,7 @@ def test_discrete_gpus_are_named_and_what_is_missing_is_unknown(tmp_path: Path) 
     (unknown,) = [number for number, line in enumerate(lines) if line.startswith("unknown ")]
     assert "whether in a container, board, Jetson Linux, JetPack, power mode, CPU model, " in lines[unknown]
     assert not any(line.startswith(("board ", "GPU ", "heat ")) for line in lines)
-    assert lines[unknown - 1].startswith("providers ")
+    assert lines[unknown - 1].startswith("telemetry off")
     version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024"
     gpus = {"0000:01:00.0": "NVIDIA L4", "0000:02:00.0": "NVIDIA H100 80GB HBM3"}
     files = {f"proc/driver/nvidia/gpus/{bus}/information": f"Model: \t\t {gpu}\nIRQ: 16" for bus, gpu in gpus.items()}
@@ -152,7 +152,7 @@ def test_the_table_is_readable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     lines = describe_doctor(examine(default_head(), orin_nano(tmp_path)))
     assert all(len(line) <= doctor.TABLE_WIDTH or " " not in line.strip() for line in lines)
     starts = {line.split(maxsplit=1)[0] for line in lines if not line.startswith(" ")}
-    facts = {"machine", "board", "CPU", "GPU", "heat", "throttle", "memory", "packages", "providers"}
+    facts = {"machine", "board", "CPU", "GPU", "heat", "throttle", "memory", "packages", "providers", "telemetry"}
     assert starts - {"source", "unknown"} == {*facts, *ENGINES} - {"fake"}
     (good,) = [line for line in lines if line.startswith("ort-cpu ")]
     assert "cpu  works: fp32, the golden trajectories hold, max-abs " in good

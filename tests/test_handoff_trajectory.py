@@ -78,10 +78,10 @@ def test_at_c_0_the_server_finishes_the_images(server: Path) -> None:
     assert whole.handover_level == -1
 
 
-def test_batches_are_reported_as_they_finish(server: Path) -> None:
+def test_every_step_of_every_batch_is_reported_as_it_ends(server: Path) -> None:
     seen: list[int] = []
-    make_handover(PLAN, server, count=7, seed=0, steps=1, batch_size=3, on_batch=seen.append)
-    assert seen == [3, 6, 7]
+    make_handover(PLAN, server, count=7, seed=0, steps=2, batch_size=3, on_step=seen.append)
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_command_writes_what_the_function_makes(server: Path, tmp_path: Path) -> None:

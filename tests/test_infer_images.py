@@ -39,7 +39,7 @@ def test_images_do_not_depend_on_the_batch(make_head: Any, tmp_path: Path) -> No
 def test_files(tmp_path: Path) -> None:
     bundle = rgb_head()
     result = run_inference(bundle, handover(bundle, 3), tmp_path / "out", steps=6)
-    assert result.files == ("00000.png", "00001.png", "00002.png", "contact_sheet.png", "images.npz")
+    assert result.files == ("00000.png", "00001.png", "00002.png", "contact_sheet.png", "images.npz", "images.json")
     assert sorted(file.name for file in result.out_dir.iterdir()) == sorted(result.files)
     assert (result.steps, result.engine) == (6, "ort-cpu")
     with np.load(tmp_path / "out" / "images.npz", allow_pickle=False) as data:

@@ -1,10 +1,8 @@
 """docs/formats.md names the keys and tensors of every artefact, no more and no fewer."""
 
 import hashlib
-import hmac
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 from collafuse_benchmarks.document import Document
 from collafuse_benchmarks.report_folder import ReportFolder
 from collafuse_edge.shard import Shard, write_shard
-from collafuse_edge.upload_key import image_digest, load_or_create_upload_key, noise_from_digest
 from collafuse_runtimes.bundle import Golden, HeadBundle, NetworkInfo, make_row_ranges, write_golden, write_manifest
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan
@@ -163,26 +160,6 @@ def test_checkpoint_and_resume_state(tmp_path: Path) -> None:
     assert format_of(path) == "collafuse-resume"
 
 
-def test_upload_noise_follows_the_text(tmp_path: Path) -> None:
-    """The key file's form, the digest's message and the generator's words, spelt out again."""
-    key = load_or_create_upload_key(tmp_path / "upload.key")
-    text = (tmp_path / "upload.key").read_bytes()
-    assert re.fullmatch(rb"[0-9a-f]{64}\n", text)
-    assert key == bytes.fromhex(text.decode().strip())
-    assert (tmp_path / "upload.key").stat().st_mode & 0o777 == 0o600
-    x_0 = np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 2, 3)
-    message = b"collafuse upload 8.987059206e-01" + struct.pack("<III", 1, 2, 3) + bytes([0, 51, 102, 153, 204, 255])
-    digest = hmac.new(key, message, hashlib.sha256).digest()
-    assert image_digest(key, x_0, SplitPlan((1, 2, 3)).alpha_bar_at(19)) == digest
-    bits: Any = np.random.Philox(0)
-    state, words = bits.state, struct.unpack("<4Q", digest)
-    state["state"]["key"][:], state["state"]["counter"][:] = words[:2], (0, 0, *words[2:])
-    state["buffer_pos"], state["has_uint32"] = 4, 0
-    bits.state = state
-    expected = np.random.Generator(bits).standard_normal((1, 2, 3), dtype=np.float32)
-    assert noise_from_digest(digest, (1, 2, 3)).tobytes() == expected.tobytes()
-
-
 def test_bench_report(tmp_path: Path) -> None:
     """Keys that every kind has; those of one kind are held against docs/command_line.md."""
     with ReportFolder(tmp_path / "out", "latency", lambda _: Document("", ())) as folder:
@@ -190,3 +167,17 @@ def test_bench_report(tmp_path: Path) -> None:
     path = tmp_path / "out" / "report.json"
     assert sorted(table("Bench report")) == json_keys(path)
     assert format_of(path) == "collafuse-bench"
+
+
+def test_images(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from small_product import product
+
+    path = product() / "images" / "images.json"
+    assert sorted(table("Images")) == json_keys(path)
+    assert format_of(path) == "collafuse-images"
+    section = FORMATS.split("\n## Images\n")[1]
+    stated = json.loads(path.read_text())
+    nested = [*stated["server"], *stated["head"], *stated["head"]["sampler"]]
+    assert [name for name in nested if f"`{name}`" not in section] == []
+    assert stated["images_sha256"] == hashlib.sha256((product() / "images" / "images.npz").read_bytes()).hexdigest()

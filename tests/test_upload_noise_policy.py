@@ -1,10 +1,9 @@
-"""One image at one level is noised once, however often, in whatever order and company it is uploaded."""
+"""One image has one noise path, however often, at whatever levels, in whatever order and company it is uploaded."""
 
 import hmac
+import math
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_edge.upload import make_shard, upload_images
-from collafuse_edge.upload_key import default_key_path, image_digest, load_or_create_upload_key, noise_from_digest
-from collafuse_runtimes.errors import ArtefactError
+from collafuse_edge.upload.brownian import grid_index, level_time, path_value, path_weights
+from collafuse_edge.upload.key import image_digest
 from collafuse_runtimes.plan import SplitPlan
 
 KEY = bytes(range(32))
@@ -27,10 +26,15 @@ def row(image: npt.NDArray[np.float32], plan: SplitPlan = PLAN, key: bytes = KEY
     return make_shard(image[None], plan, key).images.tobytes()
 
 
-def noise(x_0: npt.NDArray[np.float32], plan: SplitPlan, key: bytes = KEY) -> npt.NDArray[np.float64]:
+def path(x_0: npt.NDArray[np.float32], plan: SplitPlan, key: bytes = KEY) -> npt.NDArray[np.float64]:
+    """W(s_n) = x_n / sqrt(alpha_bar_n) - x_0."""
     alpha_bar_n = plan.alpha_bar_at(plan.handover_level)
     x_n = np.concatenate([make_shard(image[None], plan, key).images for image in x_0])
-    return (x_n.astype(np.float64) - alpha_bar_n**0.5 * x_0) / (1 - alpha_bar_n) ** 0.5
+    return x_n.astype(np.float64) / alpha_bar_n**0.5 - x_0
+
+
+def time_of(plan: SplitPlan) -> float:
+    return level_time(plan.alpha_bar_at(plan.handover_level))
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,99 +58,66 @@ def test_a_rounding_error_of_a_resizer_is_the_same_image() -> None:
     assert np.abs(x_n - again).max() < 2e-6
 
 
-def independent(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
-    return abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / a.size**0.5
+def correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-def test_another_level_key_or_image_gets_independent_noise() -> None:
-    here = noise(IMAGES, PLAN)
-    for cut_ratio in (0.29, 0.31, 0.6):
-        assert independent(here, noise(IMAGES, PLAN.with_cut_ratio(cut_ratio)))
-    assert independent(here, noise(IMAGES, SplitPlan(SHAPE, timesteps=101, cut_ratio=0.3)))
-    assert independent(here, noise(IMAGES, SplitPlan(SHAPE, schedule="linear", cut_ratio=0.3)))
-    assert independent(here, noise(IMAGES, PLAN, key=KEY[:31] + b"\xff"))
+@pytest.mark.parametrize("cut_ratio", [0.31, 0.4, 0.6, 0.9])
+def test_a_noisier_release_is_the_cleanest_one_and_fresh_noise(cut_ratio: float) -> None:
+    noisier = PLAN.with_cut_ratio(cut_ratio)
+    here, there = path(IMAGES, PLAN), path(IMAGES, noisier)
+    s, t, bound = time_of(PLAN), time_of(noisier), 4 / IMAGES.size**0.5
+    assert abs(correlation(there - here, here)) < bound
+    assert abs(np.var(there - here) / (t - s) - 1) < bound * 2**0.5
+    assert abs(correlation(here, there) - (s / t) ** 0.5) < bound
+
+
+def test_another_key_or_image_gets_an_independent_path() -> None:
+    here, bound = path(IMAGES, PLAN), 4 / IMAGES.size**0.5
+    assert abs(correlation(here, path(IMAGES, PLAN, key=KEY[:31] + b"\xff"))) < bound
     one_pixel_off = IMAGES.copy()
     one_pixel_off[:, 0, 0, 0] += np.where(one_pixel_off[:, 0, 0, 0] < 0, 0.01, -0.01)
-    assert independent(here, noise(one_pixel_off, PLAN))
+    assert abs(correlation(here, path(one_pixel_off, PLAN))) < bound
+    assert abs(correlation(here[:-1], here[1:])) < bound
 
 
-def test_a_level_is_what_counts_not_the_ratio_that_led_to_it() -> None:
-    assert row(IMAGES[0], PLAN.with_cut_ratio(0.301)) == row(IMAGES[0])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_level_is_what_counts_not_the_ratio_or_schedule_that_led_to_it(schedule: str) -> None:
+    plan = SplitPlan(SHAPE, schedule=schedule, cut_ratio=0.3)
+    assert row(IMAGES[0], plan.with_cut_ratio(0.301)) == row(IMAGES[0], plan)
+    weights = path_weights(time_of(plan))
+    expected = path_value(image_digest(KEY, IMAGES[0]), weights, SHAPE)
+    assert path(IMAGES[:1], plan)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_noise_at_one_level_is_standard_normal() -> None:
+    x_0 = np.random.default_rng(2).uniform(-1, 1, (8, 1, 64, 64)).astype(np.float32)
+    for cut_ratio in (0.02, 0.2, 0.8):
+        plan = SplitPlan((1, 64, 64), cut_ratio=cut_ratio)
+        z = np.sort((path(x_0, plan) / time_of(plan) ** 0.5).ravel())
+        normal = np.array([0.5 * (1 + math.erf(value / 2**0.5)) for value in z])
+        distance = np.abs(normal - (np.arange(z.size) + 0.5) / z.size).max()
+        assert distance < 1.95 / z.size**0.5  # Kolmogorov-Smirnov at p = 0.001
 
 
 def test_the_noise_is_the_same_on_every_machine_and_in_every_release() -> None:
     """Numbers that must never change: a client's second release of an image would be a second look at it."""
     x_0 = np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 2, 3)
     pixels = bytes([0, 51, 102, 153, 204, 255])
-    message = b"collafuse upload 7.869105112e-01" + struct.pack("<3I", 1, 2, 3) + pixels
-    alpha_bar_n = PLAN.alpha_bar_at(29)
-    digest = image_digest(KEY, x_0, alpha_bar_n)
+    message = b"collafuse path " + struct.pack("<3I", 1, 2, 3) + pixels
+    digest = image_digest(KEY, x_0)
     assert digest == hmac.new(KEY, message, "sha256").digest()
-    expected = [1.3845717, 0.8666418, 1.1747533, -0.16656174, -0.07356647, 0.14652997]
-    assert noise_from_digest(digest, (1, 2, 3)).ravel().tolist() == pytest.approx(expected, rel=1e-6)
+    alpha_bar_n = PLAN.alpha_bar_at(29)
+    expected = [0.75090259, 0.04090989, -1.42701084, 0.08200848, 0.04176996, 0.13367601]
+    assert path_value(digest, path_weights(level_time(alpha_bar_n)), (1, 2, 3)).ravel().tolist() == pytest.approx(
+        expected, rel=1e-6
+    )
     for neighbour in (np.nextafter(alpha_bar_n, 0), np.nextafter(alpha_bar_n, 1)):  # another machine's cosine
-        assert image_digest(KEY, x_0, float(neighbour)) == digest
-    assert image_digest(KEY, x_0.reshape(1, 3, 2), alpha_bar_n) != digest
+        assert path_weights(level_time(float(neighbour))) == path_weights(level_time(alpha_bar_n))
+    assert image_digest(KEY, x_0.reshape(1, 3, 2)) != digest
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_every_level_of_a_plan_has_noise_of_its_own(schedule: str) -> None:
-    levels = SplitPlan((1, 1, 1), timesteps=1000, schedule=schedule).alpha_bar
-    assert len({image_digest(KEY, IMAGES[0], float(level)) for level in levels}) == 1000
-
-
-def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
-    path = tmp_path / "config" / "upload.key"
-    key = load_or_create_upload_key(path)
-    assert len(key) == 32
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.read_text() == key.hex() + "\n"
-    before = path.stat().st_mtime_ns
-    assert load_or_create_upload_key(path) == key
-    assert path.stat().st_mtime_ns == before
-    assert load_or_create_upload_key(tmp_path / "other.key") != key
-    assert sorted(p.name for p in path.parent.iterdir()) == ["upload.key"]
-
-
-def test_first_uploads_at_once_share_one_key(tmp_path: Path) -> None:
-    for attempt in range(10):
-        path, gate = tmp_path / f"{attempt}.key", Barrier(4)
-
-        def first_upload(path: Path = path, gate: Barrier = gate) -> bytes:
-            gate.wait()
-            return load_or_create_upload_key(path)
-
-        with ThreadPoolExecutor(4) as pool:
-            keys = {future.result() for future in [pool.submit(first_upload) for _ in range(4)]}
-        assert keys == {bytes.fromhex(path.read_text())}
-
-
-@pytest.mark.parametrize(
-    "damage", [b"", b"00" * 31, b"00" * 33, b"zz" * 32, b"\xff\xfe" * 16, bytes(range(32)), b"0" * 63 + b"\n"]
-)
-def test_a_damaged_key_is_refused_and_left_alone(tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "key"
-    path.write_bytes(damage)
-    with pytest.raises(ArtefactError, match=r"does not hold an upload key \(valid: 64 hex digits\); restore it$"):
-        load_or_create_upload_key(path)
-    assert path.read_bytes() == damage
-
-
-def test_a_folder_is_no_key(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="cannot read"):
-        load_or_create_upload_key(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactError, match="give another --key"):
-        load_or_create_upload_key(tmp_path / "file" / "upload.key")
-
-
-def test_the_key_lives_in_the_users_configuration_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    assert default_key_path() == tmp_path / "xdg" / "collafuse-edge" / "upload.key"
-    upload_images(tmp_path / "shard", IMAGES, PLAN, "upload")
-    made = tmp_path / "xdg" / "collafuse-edge" / "upload.key"
-    assert made.stat().st_mode & 0o777 == 0o600
-    assert made.parent.stat().st_mode & 0o777 == 0o700
-    monkeypatch.delenv("XDG_CONFIG_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_key_path() == tmp_path / "home" / ".config" / "collafuse-edge" / "upload.key"
+def test_every_level_of_a_plan_has_a_time_of_its_own(schedule: str) -> None:
+    times = [level_time(float(a)) for a in SplitPlan((1, 1, 1), timesteps=1000, schedule=schedule).alpha_bar]
+    assert len({grid_index(s) for s in times}) == 1000

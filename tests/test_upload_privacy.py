@@ -14,7 +14,8 @@ from PIL import Image
 
 from collafuse_edge.shard import write_shard
 from collafuse_edge.upload import make_shard
-from collafuse_edge.upload_key import image_digest, noise_from_digest
+from collafuse_edge.upload.brownian import level_time, path_value, path_weights
+from collafuse_edge.upload.key import image_digest
 from collafuse_runtimes.noise import gaussian_noise
 from collafuse_runtimes.plan import SplitPlan
 
@@ -71,7 +72,7 @@ def test_every_byte_is_header_or_x_n(tmp_path: Path, dtype: str) -> None:
         "protocol": "upload",
         "level": 29,
         "count": 5,
-        "noise_policy": "one draw per image and level, keyed by a client secret",
+        "noise_policy": "one Brownian path per image over s = (1 - alpha_bar) / alpha_bar, keyed by a client secret",
     }
     digest = hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode())
     digest.update(json.dumps(["x_n", f"<f{2 if code == 'F16' else 4}", [5, *SHAPE]], separators=(",", ":")).encode())
@@ -89,7 +90,7 @@ def test_the_command_lets_no_name_label_key_or_image_through(tmp_path: Path) -> 
     where = ("--key", tmp_path / "secret.key", "--out", tmp_path / "shard")
     done("upload", "--data", tmp_path / "patients", "--plan", tmp_path / "plan.json", *where)
     written = (tmp_path / "shard").read_bytes()
-    key = (tmp_path / "secret.key").read_text().strip()
+    key = (tmp_path / "secret.key").read_text().split()[2]
     for word in (b"smith", b"carcinoma", b"healthy", b"patients", b"png", key.encode(), bytes.fromhex(key)):
         assert word not in written
     header, rest = dissect(tmp_path / "shard")
@@ -126,7 +127,8 @@ def test_a_row_shows_no_more_of_its_image_than_alpha_bar_allows(cut_ratio: float
 
 def test_the_noise_cannot_be_computed_from_what_is_public() -> None:
     plan, x_0 = SplitPlan(SHAPE, cut_ratio=0.5), images(4)
-    alpha_bar_n, z = plan.alpha_bar_at(plan.handover_level), noise_of(x_0, plan)
+    z = noise_of(x_0, plan)
+    weights = path_weights(level_time(plan.alpha_bar_at(plan.handover_level)))
     public = [
         b"",
         bytes(32),
@@ -137,8 +139,8 @@ def test_the_noise_cannot_be_computed_from_what_is_public() -> None:
         KEY.hex().encode(),
     ]
     for i, image in enumerate(x_0):
-        assert correlation(noise_from_digest(image_digest(KEY, image, alpha_bar_n), SHAPE), z[i]) > 0.9999
-        guesses = [noise_from_digest(image_digest(key, image, alpha_bar_n), SHAPE) for key in public]
+        assert correlation(path_value(image_digest(KEY, image), weights, SHAPE), z[i]) > 0.9999
+        guesses = [path_value(image_digest(key, image), weights, SHAPE) for key in public]
         guesses += [gaussian_noise(seed, i, plan.handover_level, SHAPE) for seed in range(20)]
         assert max(abs(correlation(guess, z[i])) for guess in guesses) < 5 / PIXELS**0.5
 

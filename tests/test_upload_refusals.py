@@ -63,14 +63,14 @@ def test_images_that_are_not_finite_or_of_another_shape_are_refused(tmp_path: Pa
     with pytest.raises(InputError, match="NaN or Inf in 1 of 6"), np.errstate(invalid="ignore"):
         upload_images(tmp_path / "shard", broken, plan, "upload", key=tmp_path / "key")
     with pytest.raises(InputError, match=r"valid: \(N >= 1, 1, 16, 16\)"):
-        upload_images(tmp_path / "shard", IMAGES[:, :, :8], plan, "paper")
+        upload_images(tmp_path / "shard", IMAGES[:, :, :8], plan, "paper", key=tmp_path / "key")
     assert not (tmp_path / "shard").exists()
 
 
 @pytest.mark.parametrize(("dtype", "accuracy"), [("float16", 4e-3), ("float32", 2e-6)])
 def test_a_paper_shard_discloses_every_image(tmp_path: Path, dtype: str, accuracy: float) -> None:
     plan = SplitPlan(SHAPE, cut_ratio=0.2)
-    upload_images(tmp_path / "shard", IMAGES, plan, "paper", draws=40, seed=3, dtype=dtype)
+    upload_images(tmp_path / "shard", IMAGES, plan, "paper", key=tmp_path / "key", draws=40, seed=3, dtype=dtype)
     shard = read_shard(tmp_path / "shard")
     assert shard.epsilon is not None
     assert shard.t is not None
@@ -86,18 +86,24 @@ def test_a_paper_shard_discloses_every_image(tmp_path: Path, dtype: str, accurac
 
 
 def test_the_paper_protocol_warns_people_and_programs(tmp_path: Path, plan_file: Path) -> None:
-    paper = ("upload", *DATA, "--plan", plan_file, "--protocol", "paper", "--draws", 2, "--out", tmp_path / "shard")
-    out = done(*paper)
-    assert "12 tensors, protocol paper" in out
-    assert "warning   this shard DISCLOSES every image: x_0 follows from (x_t, epsilon, t)" in out
-    assert json.loads(done(*paper, "--json"))["discloses_x_0"] is True
-    plain = ("upload", *DATA, "--plan", plan_file, "--key", tmp_path / "key", "--out", tmp_path / "shard")
+    upload = ("upload", *DATA, "--plan", plan_file, "--key", tmp_path / "key")
+    plain, paper = (*upload, "--out", tmp_path / "shard"), (*upload, "--protocol", "paper", "--draws", 2, "--out")
     out = done(*plain)
     assert "DISCLOSES" not in out
     assert "it is no proof of privacy" in out
-    assert json.loads(done(*plain, "--json")) == {
-        "shard": str(tmp_path / "shard"), "count": 6, "protocol": "upload", "discloses_x_0": False, "level": 19,
+    assert json.loads(done(*plain[:-1], tmp_path / "shard-again", "--json")) == {
+        "shard": str(tmp_path / "shard-again"), "count": 6, "protocol": "upload", "discloses_x_0": False, "level": 19,
+        "key": str(tmp_path / "key"), "key_created": False, "ledger": str(tmp_path / "key.ledger.json"), "warnings": [],
+        "notes": [{
+            "kind": "same-level", "count": 6,
+            "text": "6 of 6 images were released at this level before: nothing new",
+        }],
     }  # fmt: skip
+    out = done(*paper, tmp_path / "paper")
+    assert "12 tensors, protocol paper" in out
+    assert "warning   this shard DISCLOSES every image: x_0 follows from (x_t, epsilon, t)" in out
+    assert "warning   6 of 6 images were released at a noisier level before" in out
+    assert json.loads(done(*paper, tmp_path / "paper-again", "--json"))["discloses_x_0"] is True
 
 
 def test_a_data_source_that_does_not_exist_is_one_line(tmp_path: Path, plan_file: Path) -> None:

@@ -19,7 +19,7 @@ class Limits:
     Attributes:
         max_latency_ms: above 0; of the whole way; of its transfer only where a link was stated.
         max_energy_j: above 0; gross joules an image, both sides.
-        min_noise_level: standard deviation of the noise in what is handed over, 0 to 1.
+        min_noise_level: 0 and more, of ``SplitPlan.noise_level``. A way that hands nothing over keeps it.
         min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show. A way
             that hands nothing over keeps it.
     """
@@ -76,7 +76,12 @@ RULES = {
         "--max-energy-j", lambda row: row.total_j, True, "joules", "numbers above 0", sys.float_info.min
     ),
     "min_noise_level": _Rule(
-        "--min-noise-level", lambda row: row.noise_level, False, "noise level", "0 to 1", 0.0, 1.0
+        "--min-noise-level",
+        lambda row: row.noise_level if row.transfer_bytes else math.inf,
+        False,
+        "noise level",
+        "finite numbers, 0 and more",
+        0.0,
     ),
     "min_handover_kid": _Rule(
         "--min-handover-kid",

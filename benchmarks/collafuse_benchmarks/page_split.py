@@ -31,11 +31,15 @@ COLUMNS = (
 )
 NOTES = (
     "Times are medians for one image, whole trajectories from tensor to tensor. Joules are gross (idle power included) "
-    "for one image. noise handed over: standard deviation of the noise in the tensor that crosses, sqrt(1 - "
-    "alpha_bar), beside an image in [-1, 1]; at c = 0 it is 0, and what crosses is the finished image; at c = 1 "
+    "for one image. noise handed over: {noise}; at c = 0 it is 0, and what crosses is the finished image; at c = 1 "
     "nothing crosses. Noise hides detail; it is no proof of privacy. KID: distance from real images by `evaluate`; of "
     "the hand-over tensors further means that less shows, of the images closer is better."
 )
+OLD_NOISE = (
+    "sqrt(1 - alpha_bar), since this report is older than the definition that `init` and --min-noise-level share now, "
+    "sqrt((1 - alpha_bar) / alpha_bar)"
+)
+"""Of reports that do not say."""
 
 
 def split_document(payload: dict[str, Any]) -> Document:
@@ -47,7 +51,7 @@ def split_document(payload: dict[str, Any]) -> Document:
         *opening(payload, what),
         Heading("Cuts"),
         Table(COLUMNS, tuple(_row(row) for row in payload["rows"])),
-        Paragraph(NOTES),
+        Paragraph(NOTES.format(noise=payload.get("noise_level_is", OLD_NOISE))),
         Paragraph(_transfer(payload)),
         *_gaps(payload),
         *_choice(payload),
@@ -71,7 +75,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         _steps(server, row["server_ms"]),
         _steps(edge, row["edge_ms"]),
         head,
-        f"{row['noise_level']:.3f}",
+        f"{row['noise_level']:.3f}" if row["transfer_bytes"] else "nothing crosses",
         figure(row["server_ms"], 4),
         "not counted" if row["transfer_ms"] is None else figure(row["transfer_ms"], 3),
         figure(row["edge_ms"], 4),
@@ -80,8 +84,8 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         figure(row["server_j"]),
         figure(row["edge_j"]),
         figure(row["total_j"]),
-        _score(row["handover_kid"]),
-        _score(row["image_kid"]),
+        _score(row, "handover_kid"),
+        _score(row, "image_kid"),
     )
 
 
@@ -89,8 +93,11 @@ def _origin(row: dict[str, Any]) -> str:
     return "" if row["origin"] is None else f" ({row['origin']})"
 
 
-def _score(value: float | None) -> str:
-    return "not given" if value is None else f"{value:.4g}"
+def _score(row: dict[str, Any], key: str) -> str:
+    value, error = row[key], row.get(f"{key}_error")
+    if value is None:
+        return "not given"
+    return f"{value:.3g}" + ("" if error is None else f" +- {error:.1g}")
 
 
 def _steps(row: dict[str, Any] | None, ms: float | None) -> str:
@@ -176,9 +183,9 @@ def _plots(rows: list[dict[str, Any]]) -> list[Block]:
         blocks.append(Plot("Gross energy of one image by cut.", partial(plots.stacked, names, joules, "joules")))
     blocks.append(
         Plot(
-            "Pareto front of time against noise in what crosses: no way is both quicker and noisier than one on the "
-            "line (dots). Crosses are ways that another one beats, or that make no images. Of each cut the quickest "
-            "way is named.",
+            "Pareto front of time against noise in what crosses: no way that hands something over is both quicker and "
+            "noisier than one on the line (dots). Crosses are ways that another one beats, or that make no images. Of "
+            "each cut the quickest way is named; c = 1, where nothing crosses, has no place here.",
             partial(plots.front, _front(whole), "milliseconds for one image", "noise level handed over"),
         )
     )
@@ -192,7 +199,8 @@ def _short(row: dict[str, Any]) -> str:
 
 
 def _front(rows: list[dict[str, Any]]) -> list[tuple[float, float, str, bool]]:
-    """Marks those that no other way beats: less time and more noise (one of both strictly)."""
+    """Marks those that no other way beats: less time and more noise (one of both strictly); c = 1 is left out."""
+    rows = [row for row in rows if row["transfer_bytes"]]
     points = [(row["total_ms"], row["noise_level"]) for row in rows if not row["notes"]]
     quickest: dict[float, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["total_ms"]):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from collafuse_runtimes.secret_file import keep_font_list_together
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -19,6 +21,7 @@ PARTS = ("server", "transfer", "device")
 
 def draw(plot: "Callable[[Axes], None]", size: tuple[float, float] = SIZE) -> str:
     """One picture: the text of an ``<svg>`` element, the same for the same data."""
+    keep_font_list_together()
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -151,7 +151,16 @@ def _edge_way(edge: EdgeWork, opened: dict[tuple[str, str], Engine], stack: Exit
         "parameters": bundle.network.parameters,
         "weights_sha256": bundle.network.weights_sha256,
     }
-    row = Row(bundle.plan.cut_ratio, edge.steps, bundle.path.name, network, edge.engine, bundle.precision, ())
+    row = Row(
+        bundle.plan.cut_ratio,
+        edge.steps,
+        bundle.path.name,
+        network,
+        edge.engine,
+        bundle.precision,
+        (),
+        sampler=bundle.sampler.to_dict(),
+    )
     return _Way(
         "edge",
         row,

@@ -1,6 +1,5 @@
 """One side of a split, measured on one machine: what a part of a split report holds."""
 
-import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,6 +31,7 @@ class Row:
         energy: ``EnergyResult.to_dict``; None where energy was not asked for.
         note: why what it makes is no image; None where it is one.
         is_right: whether the check of its output, after the timing, passed; None where it was not reached.
+        sampler: of a head, ``name`` and ``eta``.
     """
 
     cut_ratio: float
@@ -45,6 +45,7 @@ class Row:
     energy: dict[str, Any] | None = None
     note: str | None = None
     is_right: bool | None = None
+    sampler: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the summary."""
@@ -133,16 +134,6 @@ def handover_bytes(plan: SplitPlan, steps: int | None = None, dtype: str = "floa
         path = folder / "x.tc.safetensors"
         write_handover(path, Handover(x_tc, plan, 0, 0, Sampler().to_dict(), timesteps, "0" * 64), dtype)
         return path.stat().st_size
-
-
-def noise_level(plan: SplitPlan) -> float:
-    """Standard deviation of the noise in a hand-over tensor, sqrt(1 - alpha_bar_n): 0 for an image, 1 for noise.
-
-    At c = 1 nothing is handed over, and the device starts from noise alone.
-    """
-    if plan.t_c == 0:
-        return 1.0
-    return math.sqrt(1 - plan.alpha_bar_at(plan.handover_level))
 
 
 def machine_name(state: dict[str, Any]) -> str:

@@ -9,12 +9,16 @@ from collafuse_benchmarks.choice import Limits, choose
 from collafuse_benchmarks.document import to_markdown
 from collafuse_benchmarks.page_split import split_document
 from collafuse_benchmarks.report_folder import read_report, readable
-from collafuse_benchmarks.scores import means, require_cuts
+from collafuse_benchmarks.scores import Scores, with_scores
 from collafuse_benchmarks.split_parts import require_same_family
 from collafuse_benchmarks.split_table import Link, join, share_checks
 from collafuse_runtimes.errors import InputError
 
 KIND = "split"
+NOISE_LEVEL_IS = (
+    "standard deviation of the noise in the tensor that crosses beside an image in [-1, 1], "
+    "sqrt((1 - alpha_bar) / alpha_bar), as `init` prints it"
+)
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,14 @@ class SplitOptions:
         link: between the sides; None leaves the transfer out of the totals.
         dtype: of the hand-over file.
         limits: that a way must keep.
-        image_scores, handover_scores: c -> score of `evaluate`.
+        image_scores, handover_scores: c -> scores of `evaluate`, each of one way or more.
     """
 
     link: Link | None = None
     dtype: str = "float32"
     limits: Limits = field(default_factory=Limits)
-    image_scores: dict[float, dict[str, Any]] = field(default_factory=dict)
-    handover_scores: dict[float, dict[str, Any]] = field(default_factory=dict)
+    image_scores: Scores = field(default_factory=dict)
+    handover_scores: Scores = field(default_factory=dict)
 
 
 def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dict[str, Any]:
@@ -43,14 +47,12 @@ def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dic
 
     Raises:
         PlanMismatch: they are of plans that differ in more than the cut.
-        InputError: there are none, or a score is of a cut that they have not.
+        InputError: there are none, or a score is of a way that they have not.
     """
     names = [f"part {i + 1} ({part['side']}, {part['machine']})" for i, part in enumerate(parts)]
     plan = require_same_family(dict(zip(names, parts, strict=True)))
-    cuts = {row["cut_ratio"] for part in parts for row in part["rows"]}
-    require_cuts("image-kid", options.image_scores, cuts)
-    require_cuts("handover-kid", options.handover_scores, cuts)
-    rows = join(plan, parts, options.link, options.dtype, means(options.handover_scores), means(options.image_scores))
+    rows = join(plan, parts, options.link, options.dtype)
+    rows = with_scores(rows, plan, options.image_scores, options.handover_scores)
     choice = None if options.limits.is_empty else choose(rows, options.limits).to_dict()
     return {
         "complete": all(part["complete"] for part in parts),
@@ -58,13 +60,14 @@ def split_payload(parts: Sequence[dict[str, Any]], options: SplitOptions) -> dic
         "family": plan.fingerprint,
         "link": None if options.link is None else asdict(options.link),
         "handover_dtype": options.dtype,
+        "noise_level_is": NOISE_LEVEL_IS,
         "rows": [{"title": row.title, **row.to_dict()} for row in rows],
         "share_checks": [asdict(check) for check in share_checks(parts)],
         "limits": asdict(options.limits),
         "choice": choice,
         "scores": {
-            "image": {str(c): score for c, score in options.image_scores.items()},
-            "handover": {str(c): score for c, score in options.handover_scores.items()},
+            "image": {str(c): scores for c, scores in options.image_scores.items()},
+            "handover": {str(c): scores for c, scores in options.handover_scores.items()},
         },
         "parts": list(parts),
     }

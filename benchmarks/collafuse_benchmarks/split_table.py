@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_benchmarks.split_parts import handover_bytes, noise_level, with_cut
+from collafuse_benchmarks.split_parts import handover_bytes, with_cut
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.plan import SplitPlan
 
@@ -48,7 +48,8 @@ class SplitRow:
 
     Attributes:
         cut_ratio, cut: c, and its timestep.
-        noise_level: standard deviation of the noise in what is handed over; 0 at c = 0, where that is the image itself.
+        noise_level: ``SplitPlan.noise_level`` of what is handed over; 0 at c = 0, where that is the image itself. At
+            c = 1 it is that of the noise the device starts from: nothing crosses.
         server, edge: the measured rows (``Row.to_dict`` and ``machine``), None where that side has no step, or was not
             measured.
         server_ms, edge_ms: 0 where that side has no step.
@@ -58,10 +59,10 @@ class SplitRow:
         server_j, edge_j, total_j: as the times; transfer is not counted.
         energy_scope: what the sensors of both sides see, in words.
         energy_reason: why ``total_j`` is None.
-        handover_kid, image_kid: from `evaluate`, where given: distance of the hand-over tensors and of the finished
-            images from real images.
         notes: why it makes no images, or wrong ones; empty where it does.
         origin: which parts it is joined from, where a side has several; None where each has one.
+        handover_kid, image_kid, and their errors: from `evaluate`, where given: distance of the hand-over tensors and
+            of the finished images from real images.
     """
 
     cut_ratio: float
@@ -79,10 +80,12 @@ class SplitRow:
     total_j: float | None
     energy_scope: str | None
     energy_reason: str | None
-    handover_kid: float | None
-    image_kid: float | None
     notes: tuple[str, ...]
     origin: str | None = None
+    handover_kid: float | None = None
+    image_kid: float | None = None
+    handover_kid_error: float | None = None
+    image_kid_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the raw samples stay with the parts."""
@@ -108,8 +111,6 @@ def join(
     parts: Sequence[Mapping[str, Any]],
     link: Link | None,
     dtype: str = "float32",
-    handover_kids: Mapping[float, float] | None = None,
-    image_kids: Mapping[float, float] | None = None,
 ) -> tuple[SplitRow, ...]:
     """Every server row of a cut with every edge row of it, by cut; a side that was not measured leaves a gap.
 
@@ -124,9 +125,8 @@ def join(
             sides[part["side"]][row["cut_ratio"]].append({**row, "machine": part["machine"], "origin": origin})
     rows = []
     for c in sorted(sides["server"].keys() | sides["edge"].keys()):
-        kids = ((handover_kids or {}).get(c), (image_kids or {}).get(c))
         pairs = product(_or_gap(sides["server"].get(c)), _or_gap(sides["edge"].get(c)))
-        rows += [_join_row(with_cut(plan, c), server, edge, link, dtype, kids) for server, edge in pairs]
+        rows += [_join_row(with_cut(plan, c), server, edge, link, dtype) for server, edge in pairs]
     return tuple(rows)
 
 
@@ -140,7 +140,6 @@ def _join_row(
     edge: dict[str, Any] | None,
     link: Link | None,
     dtype: str,
-    kids: tuple[float | None, float | None],
 ) -> SplitRow:
     size = handover_bytes(plan, None if server is None else server["steps"], dtype)
     server_ms, server_j, server_scope = _cost(server, plan.t_c == 0)
@@ -151,7 +150,7 @@ def _join_row(
     return SplitRow(
         cut_ratio=plan.cut_ratio,
         cut=plan.cut,
-        noise_level=noise_level(plan),
+        noise_level=plan.noise_level,
         server=server,
         edge=edge,
         server_ms=server_ms,
@@ -164,8 +163,6 @@ def _join_row(
         total_j=None if server_j is None or edge_j is None else server_j + edge_j,
         energy_scope="; ".join(scopes) or None,
         energy_reason=None if not missing else f"{' and '.join(missing)}: {_why(server, edge, missing)}",
-        handover_kid=kids[0],
-        image_kid=kids[1],
         notes=tuple(note for row in (server, edge) if row is not None for note in _notes(row)),
         origin=", ".join(row["origin"] for row in (server, edge) if row is not None and row["origin"]) or None,
     )

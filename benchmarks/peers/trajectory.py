@@ -22,12 +22,11 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import openvino
 import torch
 from _diffusers_loop import DiffusersLoop
 from _head import PLAN, STEPS, handover_tensors, shuffled, trained_head
@@ -92,9 +91,9 @@ def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
     return {
         "machine": f"{platform.machine()}, {THREADS} threads, CPU",
         "versions": {
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": metadata.version("onnxruntime"),
             "torch": torch.__version__,
-            "openvino": openvino.__version__,
+            "openvino": metadata.version("openvino"),
         },
         "head": {"preset": "small", "image_shape": PLAN.image_shape, "steps": STEPS},
         "max_abs_difference": worst,
@@ -116,6 +115,8 @@ def compiled_loop(head: Path, x_tc: Float32Array) -> tuple[Run, float]:
 
 
 def bare_runs(bundle: HeadBundle) -> Run:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(bundle.model_path, options, providers=["CPUExecutionProvider"])
@@ -130,6 +131,8 @@ def bare_runs(bundle: HeadBundle) -> Run:
 
 
 def bare_openvino(bundle: HeadBundle) -> Run:
+    import openvino
+
     core = openvino.Core()
     model = core.read_model(bundle.model_path)
     model.reshape({"sample": [1, *PLAN.image_shape], "step": [1]})

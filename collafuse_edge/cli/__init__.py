@@ -3,6 +3,7 @@
 
 import errno
 import os
+import socket
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry point of the console script."""
     prepare_streams()
+    _stay_offline()
     import typer
 
     from collafuse_edge.cli.app import click_command
@@ -48,6 +50,16 @@ def main() -> None:
 
 
 TOO_LARGE = "this does not fit into memory; use fewer or smaller images, or smaller batches"
+
+
+def _stay_offline() -> None:
+    """No command needs a network: model hubs are not asked, and urllib3, which the training libraries import, does not
+    open a socket to learn whether there is IPv6."""
+    from collafuse_runtimes.secret_file import keep_font_list_together
+
+    keep_font_list_together()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    socket.has_ipv6 = False
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,13 +19,33 @@ DataOption = Annotated[
     ),
 ]
 SELECTION_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "split": (Annotated[str | None, typer.Option(help="Split of an .npz: train, val, test. Default: train.")], None),
+    "split": (
+        Annotated[str | None, typer.Option(help="Split of a folder or .npz: train, val, test. Default: train.")],
+        None,
+    ),
     "classes": (
         Annotated[list[str] | None, typer.Option("--class", help="Class name or number to keep; repeatable.")],
         None,
     ),
     "slices": (Annotated[str | None, typer.Option(help="NIfTI: axial slices START:STOP.")], None),
     "limit": (Annotated[int | None, typer.Option(help="Use the first N images only.")], None),
+    "include": (
+        Annotated[
+            list[str] | None, typer.Option(help="Folders: take only paths like this, e.g. 'siteA/**'; repeatable.")
+        ],
+        None,
+    ),
+    "exclude": (
+        Annotated[list[str] | None, typer.Option(help="Folders: leave out paths like this; repeatable.")],
+        None,
+    ),
+    "labels_file": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Folders: table of path and label.", metavar="FILE.csv|.tsv|.json"),
+        ],
+        None,
+    ),
 }
 """Parameter name to (annotation, default)."""
 
@@ -35,7 +56,7 @@ class DataChoice:
 
     Attributes:
         source: of --data.
-        options: value of every name in ``SELECTION_OPTIONS``.
+        options: value of every name in ``SELECTION_OPTIONS``; these are fields of ``Selection``.
     """
 
     source: str
@@ -50,13 +71,23 @@ class DataChoice:
         from collafuse_edge.cli.parsing import slice_range
         from collafuse_edge.data import Selection, load_images
 
-        split, classes, slices, limit = (self.options[name] for name in ("split", "classes", "slices", "limit"))
-        bounds = None if slices is None else slice_range(slices)
-        return load_images(self.source, image_shape, Selection(split, tuple(classes or ()), bounds, limit))
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in self.options.items()}
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if "slices" in chosen:
+            chosen["slices"] = slice_range(chosen["slices"])
+        return load_images(self.source, image_shape, Selection(**chosen))
+
+
+def note_lines(images: "ImageSet") -> list[str]:
+    """What was taken, left out and converted, in lines for people."""
+    return [f"note      {line}" for line in images.notes]
 
 
 def chooses_images(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter ``data: DataChoice`` by --data and the options of ``SELECTION_OPTIONS``."""
+    """Replace a command's parameter ``data`` by its source and the options of ``SELECTION_OPTIONS``.
+
+    The source is --data where the parameter is annotated as ``DataChoice``, else what the annotation says.
+    """
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -64,7 +95,9 @@ def chooses_images(command: Callable[..., None]) -> Callable[..., None]:
         command(data=DataChoice(values.pop("data"), options), **values)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    chosen = [inspect.Parameter("data", keyword, annotation=DataOption)]
+    own = inspect.signature(command).parameters["data"].annotation
+    source = DataOption if own is DataChoice else Annotated[str, own.__metadata__[0]]
+    chosen = [inspect.Parameter("data", keyword, annotation=source)]
     chosen += [
         inspect.Parameter(name, keyword, default=default, annotation=annotation)
         for name, (annotation, default) in SELECTION_OPTIONS.items()

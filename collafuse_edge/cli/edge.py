@@ -50,7 +50,10 @@ def infer(
     out: OutFolder,
     engine: EngineOption = "ort-cpu",
     steps: Annotated[int | None, typer.Option(help="A baked step count. Default: the bundle's first.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Conditional heads: one class per image, e.g. 0,1,1.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Conditional heads: classes by name or number, one for all images or one each: 0,glioma,1."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step; changes speed and memory, not the images.")] = 8,
     threads: ThreadsOption = None,
     spinning: SpinningOption = None,
@@ -62,16 +65,14 @@ def infer(
     as_json: JsonOption = False,
 ) -> None:
     """Finish hand-over tensors: one PNG each, a contact sheet and an .npz, in a new folder."""
-    import numpy as np
-
-    from collafuse_edge.cli.parsing import comma_integers
     from collafuse_runtimes.bundle import read_bundle
+    from collafuse_runtimes.classes import choose_classes
     from collafuse_runtimes.engines import EngineOptions
     from collafuse_runtimes.handover import read_handover
     from collafuse_runtimes.infer import run_inference
 
     head, tensors = read_bundle(bundle), read_handover(handover)
-    classes = None if labels is None else np.array(comma_integers("labels", labels))
+    classes = None if labels is None else choose_classes(labels, len(tensors), head.num_classes, head.class_names)
     batches = -(-len(tensors) // max(batch_size, 1))
     with progress("infer", batches * head.row_range(steps).steps) as show:
         result = run_inference(

@@ -37,8 +37,13 @@ def _folder_if_any(path: Path | None) -> Path | None:
     return None if path is None else _folder_to_write(path)
 
 
+def _file_if_any(path: Path | None) -> Path | None:
+    return None if path is None else _file_to_write(path)
+
+
 PlanOption = Annotated[Path, typer.Option("--plan", help="Plan file written by `init`.", metavar="PLAN.json")]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.", callback=_file_to_write)]
+OptionalOutFile = Annotated[Path | None, typer.Option("--out", help="File to write.", callback=_file_if_any)]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callback=_folder_to_write)]
 OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", callback=_folder_if_any)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images
+from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.output import JsonOption, emit, stage_printer
 
 
@@ -14,17 +14,16 @@ def evaluate(
     generated: Annotated[Path, typer.Argument(help="Folder written by `infer`, or a .tc.safetensors file.")],
     data: DataChoice,
     extractor: Annotated[Path, typer.Option(help="ONNX feature extractor: (N, 3, H, W) in 0..255 to (N, D).")],
-    seed: Annotated[int, typer.Option(help="Seed of the random subsets.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Kernel inception distance between generated and real images."""
     from collafuse_edge.evaluation import describe_score, kid, read_generated
 
-    images = read_generated(generated)
-    _, channels, height, width = images.shape
+    found = read_generated(generated)
+    _, channels, height, width = found.images.shape
     real = data.load((channels, height, width))
-    score = kid(real.images, images, extractor, real_name=real.source, generated_name=str(generated), seed=seed)
-    emit(score.to_dict(), as_json, *describe_score(score))
+    score = kid(real.images, found, extractor, real_name=real.source, generated_name=str(generated))
+    emit({**score.to_dict(), "notes": real.notes}, as_json, *note_lines(real), *describe_score(score))
 
 
 def demo(

@@ -16,6 +16,7 @@ from collafuse_edge.cli.output import (
     emit,
     progress,
 )
+from collafuse_edge.cli.pace import Pace, warn_if_busy
 from collafuse_edge.cli.training_options import (
     Accumulation,
     BatchSize,
@@ -31,6 +32,7 @@ from collafuse_edge.cli.training_options import (
     Resume,
     Seed,
     Steps,
+    Threads,
     WarmupSteps,
     run_training,
     settings_from,
@@ -59,6 +61,7 @@ def train_server(
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
+    threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the server's denoiser on uploaded shards.
@@ -75,7 +78,7 @@ def train_server(
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, task.plan)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), threads, as_json)
 
 
 def known_dtype(dtype: str) -> str:
@@ -101,10 +104,14 @@ def handoff(
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     overwrite: OverwriteOption = False,
+    threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the server's steps and write the hand-over tensors."""
+    from contextlib import nullcontext
+
     from collafuse_edge.handoff import make_handover
+    from collafuse_edge.torch_threads import check_threads, torch_threads
     from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.handover import write_handover
     from collafuse_runtimes.plan_file import read_plan
@@ -112,7 +119,12 @@ def handoff(
 
     require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)
-    with progress("handoff", count) as show:
+    check_threads(threads)
+    calls = len(split_plan.server_transitions(steps)) * max(-(-count // max(batch_size, 1)), 0)
+    with progress("handoff", calls) as show, torch_threads(threads) if calls else nullcontext():
+        pace = Pace("handoff", calls)
+        if calls:
+            warn_if_busy("handoff")
         handover = make_handover(
             split_plan,
             server,
@@ -123,7 +135,7 @@ def handoff(
             sampler=Sampler(sampler, eta),
             batch_size=batch_size,
             device=device,
-            on_batch=lambda done: show(done, "images"),
+            on_step=lambda done: show(done, f"steps {pace.step(done)}"),
         )
     write_handover(out, handover, dtype)
     done = f"timesteps {split_plan.timesteps - 1}..{split_plan.cut}" if split_plan.t_c else "pure noise (c = 1)"

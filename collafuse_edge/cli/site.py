@@ -1,11 +1,12 @@
 """Commands of a site that owns images: init, upload, train-client."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images
+from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
@@ -29,6 +30,7 @@ from collafuse_edge.cli.training_options import (
     Resume,
     Seed,
     Steps,
+    Threads,
     WarmupSteps,
     run_training,
     settings_from,
@@ -48,7 +50,8 @@ def init(
     from collafuse_edge.init import describe_plan, init_plan
 
     plan = init_plan(out, size, channels, timesteps, schedule, cut_ratio)
-    emit({**plan.to_dict(), "cut": plan.cut, "fingerprint": plan.fingerprint}, as_json, *describe_plan(plan, out))
+    more = {"cut": plan.cut, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
+    emit({**plan.to_dict(), **more}, as_json, *describe_plan(plan, out))
 
 
 @chooses_images
@@ -61,26 +64,37 @@ def upload(
     draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
     seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse (exit code 1) what is warned of.")] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Noise private images to the hand-over level and write the shard for the server."""
-    from collafuse_edge.upload import describe_shard, upload_images
+    from collafuse_edge.upload import describe_upload, upload_images
     from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.plan_file import read_plan
 
     require_replaceable(out, "collafuse-shard", overwrite=overwrite)
     split_plan = read_plan(plan)
     images = data.load(split_plan.image_shape)
-    shard = upload_images(out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype)
+    done = upload_images(
+        out, images.images, split_plan, protocol, key=key, draws=draws, seed=seed, dtype=dtype, strict=strict
+    )
     result = {
         "shard": str(out),
-        "count": len(shard),
+        "count": len(done.shard),
         "protocol": protocol,
         "discloses_x_0": protocol == "paper",
         "level": split_plan.handover_level,
+        "key": str(done.key),
+        "key_created": done.key_created,
+        "ledger": str(done.ledger),
+        "warnings": [asdict(finding) for finding in done.warnings],
+        "notes": [
+            *({"kind": "data", "count": 0, "text": line} for line in images.notes),
+            *(asdict(finding) for finding in done.notes),
+        ],
     }
-    emit(result, as_json, *describe_shard(shard, out))
+    emit(result, as_json, *note_lines(images), *describe_upload(done, out))
 
 
 @chooses_images
@@ -105,6 +119,7 @@ def train_client(
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
+    threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a client head on the site's own images; nothing leaves this machine."""
@@ -114,13 +129,16 @@ def train_client(
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
-    task, num_classes = client_task(split_plan, data.load(split_plan.image_shape), conditional)
+    images = data.load(split_plan.image_shape)
+    task, num_classes = client_task(split_plan, images, conditional)
     settings = settings_from(
         steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
     network = network_config(preset, split_plan, num_classes)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), as_json)
+    class_names = images.class_names if conditional else None
+    run = TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu, class_names)
+    run_training(run, threads, as_json, images.notes)
 
 
 COMMANDS = (init, upload, train_client)

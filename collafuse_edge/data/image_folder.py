@@ -1,6 +1,5 @@
 """A folder of image files, read with Pillow."""
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,59 +17,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".ppm", ".pnm")
-_NIFTI = (".nii", ".nii.gz")
 
 
-def find_files(root: Path) -> tuple[list[Path], list[Path]]:
-    """Image files and NIfTI files below ``root``, sorted by path; hidden files and folders are skipped.
-
-    Raises:
-        InputError: a folder cannot be listed.
-    """
-    files = sorted(_walk(root), key=lambda path: path.parts)
-    pictures = [path for path in files if path.name.lower().endswith(EXTENSIONS)]
-    return pictures, [path for path in files if path.name.lower().endswith(_NIFTI)]
-
-
-def open_images(root: Path, pictures: list[Path]) -> Source:
-    """Image files below ``root``; if each lies in a sub-folder, the first folder's name is the class.
+def open_images(pictures: list[Path]) -> Source:
+    """Image files.
 
     Of a file with several frames the first is read; EXIF orientation is applied; transparency becomes black. Grey
     files keep 16 bits; Pillow reads 16-bit colour as 8-bit.
 
     Raises:
-        InputError: no image here; while reading, a file that cannot be decoded or has pixels of no known range.
+        InputError: while reading, a file that cannot be decoded or has pixels of no known range.
     """
-    if not pictures:
-        known = " ".join(EXTENSIONS)
-        raise InputError(f"{root} holds no image; valid: files ending in {known} or .nii .nii.gz, sub-folders included")
 
     def read(rows: Int64Array) -> Iterator[Float32Array]:
         return (_read(pictures[row]) for row in rows)
 
-    folders = [path.relative_to(root).parts[:-1] for path in pictures]
-    if not all(folders):
-        return Source(len(pictures), read)
-    names = sorted({folder[0] for folder in folders})
-    labels = np.array([names.index(folder[0]) for folder in folders], np.int64)
-    return Source(len(pictures), read, labels, tuple(names))
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Files below ``root``, through links too, each real folder once."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot list {error.filename}: {error.strerror}; make it readable or leave it out") from error
-
-    seen: set[str] = set()
-    for folder, children, names in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            children.clear()
-            continue
-        seen.add(real)
-        children[:] = sorted(child for child in children if not child.startswith("."))
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+    return Source(len(pictures), read)
 
 
 def _read(path: Path) -> Float32Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,20 @@ Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Found:
+    """Images as they came from their source.
+
+    Attributes:
+        sizes: (height, width) to the number of images that have it.
+        low, high: smallest and largest value, of full scale 0 to 1.
+    """
+
+    sizes: tuple[tuple[tuple[int, int], int], ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """Images ready for training.
 
@@ -22,7 +37,10 @@ class ImageSet:
         labels: (N,) int64, or None. Keeps the source's numbering, also when only some classes were selected.
         label_names: the name of every label of the source, or None.
         source: where the images came from, for messages only.
-        notes: what was done to the images while they were read, in words.
+        notes: what was taken, left out and done to the images while they were read, in words.
+        why_unlabelled: why ``labels`` is None, "" where the source says nothing of classes.
+        found: sizes and values before conversion.
+        row_names: of every image, or () where the source has none.
     """
 
     images: Float32Array
@@ -30,9 +48,17 @@ class ImageSet:
     label_names: tuple[str, ...] | None
     source: str
     notes: tuple[str, ...] = ()
+    why_unlabelled: str = ""
+    found: Found = field(default_factory=Found)
+    row_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, one for each label number; None where there are no labels or they are numbers."""
+        return None if self.labels is None else self.label_names
 
 
 @dataclass(frozen=True)
@@ -40,11 +66,13 @@ class Selection:
     """What to take from a source.
 
     Attributes:
-        split: a name in the ``split`` array of an npz, or "train", "val", "test" of MedMNIST's layout.
-            None means "train" where the source has splits.
+        split: a name in the ``split`` array of an npz, or "train", "val", "test" of MedMNIST's layout or of a folder's
+            sub-folders, there "all" too. None means "train" where the source has splits.
         classes: class names or label numbers to keep; empty means all.
         slices: NIfTI only, START and STOP of the axial slices, half-open.
         limit: keep the first ``limit`` images of what the rest selected.
+        include, exclude: folders only, patterns of ``globs``.
+        labels_file: folders only, a table of ``labels_file``.
 
     Raises:
         InputError: ``slices`` or ``limit`` is out of range.
@@ -54,6 +82,9 @@ class Selection:
     classes: tuple[str, ...] = ()
     slices: tuple[int, int] | None = None
     limit: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    labels_file: Path | None = None
 
     def __post_init__(self) -> None:
         if self.slices is not None and not 0 <= self.slices[0] < self.slices[1]:
@@ -74,6 +105,8 @@ class Source:
         labels: (count,) int64, or None.
         label_names: as in ``ImageSet``.
         notes: filled while opening and reading.
+        why_unlabelled: as in ``ImageSet``.
+        row_names: of every row, or ().
     """
 
     count: int
@@ -81,3 +114,5 @@ class Source:
     labels: Int64Array | None = None
     label_names: tuple[str, ...] | None = None
     notes: Notes = field(default_factory=Notes)
+    why_unlabelled: str = ""
+    row_names: tuple[str, ...] = ()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from collafuse_edge.data.conversions import Conversions, duplicate_lines, head_lines
 from collafuse_edge.data.image_set import Float32Array, ImageSet, Int64Array, Selection, Source
+from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.phantom import open_phantoms
 from collafuse_edge.data.pixels import fit
 from collafuse_runtimes.errors import InputError
@@ -19,13 +21,15 @@ KINDS = (
 )
 _IDX_NAME = re.compile(r"[-.]idx\d?(-ubyte)?(\.gz)?$")
 _EVERYTHING = Selection()
+_OF_FOLDERS = ("include", "exclude", "labels_file")
 
 
 def load_images(source: str, image_shape: tuple[int, int, int], selection: Selection = _EVERYTHING) -> ImageSet:
     """Read ``source``, a path or ``phantom:<population>[:<count>[:<seed>]]``, into one array.
 
-    - folder of images (png, jpg, bmp, tif, webp, ...): all below it in sorted order, hidden ones skipped; where every
-      image lies in a sub-folder, the first folder's name is its class;
+    - folder of images (png, jpg, bmp, tif, webp, ...) or NIfTI volumes: all below it in sorted order; folders named
+      like a split are splits, masks are left out; where every image lies in a sub-folder, the first folder's name is
+      its class (docs/data.md);
     - ``.npz``: ``images`` (N,H,W), (N,H,W,1) or (N,H,W,3) [, ``labels``, ``label_names``, ``split``], or MedMNIST's
       ``train_images``, ``train_labels``, ``val_...``, ``test_...``;
     - idx (the MNIST format), plain or gzipped, with the labels file beside it if there is one;
@@ -42,46 +46,56 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
         InputError: the source is missing, of no known kind, damaged, holds pixels or labels that cannot be used, or
             the selection names something it does not have or leaves nothing.
     """
-    opened = _open(source, image_shape, selection)
-    rows = _rows_of_classes(source, opened, selection.classes)
-    count = len(rows) if selection.limit is None else min(len(rows), selection.limit)
+    notes = Notes()
+    parts = _open(source, image_shape, selection, notes)
+    rows = _rows_of_classes(source, parts, selection.classes)
+    wanted = sum(map(len, rows))
+    count = wanted if selection.limit is None else min(wanted, selection.limit)
     images = _allocate(source, count, image_shape)
-    filled = 0
-    for filled, image in enumerate(islice(opened.read(rows), count), start=1):
-        fit(image, out=images[filled - 1])
+    labels: list[Int64Array] = []
+    names: list[str] = []
+    conversions, filled = Conversions(image_shape), 0
+    for part, of_part in zip(parts, rows, strict=True):
+        start = filled
+        for image in islice(part.read(of_part), count - filled):
+            conversions.see(image)
+            fit(image, out=images[filled])
+            filled += 1
+        taken = of_part[: filled - start]
+        labels += [] if part.labels is None else [part.labels[taken]]
+        names += [part.row_names[row] for row in taken] if part.row_names else []
     if not filled:
         raise InputError(f"{source} has no image left after selection ({_in_words(selection)}); select less narrowly")
-    labels = None if opened.labels is None else opened.labels[rows[:filled]]
-    return ImageSet(images[:filled], labels, opened.label_names, source, opened.notes.lines())
+    images, first = images[:filled], parts[0]
+    numbers = np.concatenate(labels) if labels else None
+    lines = (*head_lines(source, filled, wanted, numbers, first, selection), *notes.lines())
+    for part in parts:
+        conversions.notes.merge(part.notes)
+    lines += (*conversions.lines(), *duplicate_lines(images, numbers, names))
+    return ImageSet(
+        images, numbers, first.label_names, source, lines, first.why_unlabelled, conversions.found, tuple(names)
+    )
 
 
-def _open(source: str, image_shape: tuple[int, int, int], selection: Selection) -> Source:
+def is_image_source(path: Path) -> bool:
+    """Whether ``load_images`` would try to read this path: a folder, or a file with a name of a known kind."""
+    name = path.name.lower()
+    return path.is_dir() or name.endswith((".npz", ".nii", ".nii.gz")) or bool(_IDX_NAME.search(name))
+
+
+def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, notes: Notes) -> tuple[Source, ...]:
     if source.partition(":")[0] == "phantom":
-        _refuse_unused(source, selection, "split", "slices")
-        return open_phantoms(source, image_shape)
+        _refuse_unused(source, selection, "split", "slices", *_OF_FOLDERS)
+        return (open_phantoms(source, image_shape),)
     path = expand(source)
     if not source or not os.path.exists(path):  # noqa: PTH110  Path.exists raises on names no file can have
         raise InputError(f"{source!r} does not exist; give the path of {KINDS}")
     if path.is_dir():
-        return _open_folder(source, path, selection)
-    return _open_file(source, path, selection)
+        from collafuse_edge.data.folders import open_folder
 
-
-def _open_folder(source: str, path: Path, selection: Selection) -> Source:
-    from collafuse_edge.data.image_folder import find_files, open_images
-    from collafuse_edge.data.nifti_slices import open_volumes
-
-    pictures, volumes = find_files(path)
-    _refuse_unused(source, selection, "split")
-    if pictures and volumes:
-        raise InputError(
-            f"{source} holds both images ({pictures[0].name}) and NIfTI volumes ({volumes[0].name}); "
-            "give a folder with one kind"
-        )
-    if volumes:
-        return open_volumes(volumes, selection.slices)
-    _refuse_unused(source, selection, "slices")
-    return open_images(path, pictures)
+        return open_folder(source, path, selection, notes)
+    _refuse_unused(source, selection, *_OF_FOLDERS)
+    return (_open_file(source, path, selection),)
 
 
 def _open_file(source: str, path: Path, selection: Selection) -> Source:
@@ -105,27 +119,32 @@ def _open_file(source: str, path: Path, selection: Selection) -> Source:
 
 
 def _refuse_unused(source: str, selection: Selection, *fields: str) -> None:
-    has = {"split": ".npz files have splits", "slices": "NIfTI volumes have slices"}
+    has = {"split": "folders and .npz files have splits", "slices": "NIfTI volumes have slices"}
     for field in fields:
-        if getattr(selection, field) is not None:
-            raise InputError(
-                f"{field} {_shown(selection, field)} does not fit {source}: only {has[field]}; leave it out"
-            )
+        if getattr(selection, field):
+            reason = has.get(field, "folders have files to choose and to label")
+            raise InputError(f"{field} {_shown(selection, field)} does not fit {source}: only {reason}; leave it out")
 
 
-def _rows_of_classes(source: str, opened: Source, classes: tuple[str, ...]) -> Int64Array:
+def _rows_of_classes(source: str, parts: tuple[Source, ...], classes: tuple[str, ...]) -> list[Int64Array]:
+    """The rows to read of every part."""
     if not classes:
-        return np.arange(opened.count, dtype=np.int64)
-    if opened.labels is None:
-        raise InputError(f"{source} has no labels, so classes {', '.join(classes)} cannot be selected; leave them out")
-    names = opened.label_names
-    present = range(len(names)) if names else np.unique(opened.labels).tolist()
+        return [np.arange(part.count, dtype=np.int64) for part in parts]
+    labels = [part.labels for part in parts if part.labels is not None]
+    if not labels:
+        why = f" ({parts[0].why_unlabelled})" if parts[0].why_unlabelled else ""
+        raise InputError(
+            f"{source} has no labels{why}, so classes {', '.join(classes)} cannot be selected; leave them out"
+        )
+    names = parts[0].label_names
+    present = range(len(names)) if names else np.unique(np.concatenate(labels)).tolist()
     number = {str(label): label for label in present} | {name: label for label, name in enumerate(names or ())}
     for name in classes:
         if name not in number:
             valid = ", ".join(names or (str(label) for label in present))
             raise InputError(f"{source} has no class {name!r}; valid: {valid}")
-    return np.flatnonzero(np.isin(opened.labels, [number[name] for name in classes]))
+    wanted = [number[name] for name in classes]
+    return [np.flatnonzero(np.isin(of_part, wanted)) for of_part in labels]
 
 
 def _allocate(source: str, count: int, image_shape: tuple[int, int, int]) -> Float32Array:
@@ -137,7 +156,9 @@ def _allocate(source: str, count: int, image_shape: tuple[int, int, int]) -> Flo
 
 def _in_words(selection: Selection) -> str:
     given = [
-        f"{field} {_shown(selection, field)}" for field in ("split", "classes", "slices") if getattr(selection, field)
+        f"{field} {_shown(selection, field)}"
+        for field in ("split", "classes", "slices", *_OF_FOLDERS)
+        if getattr(selection, field)
     ]
     return ", ".join(given) or "all images"
 
@@ -146,4 +167,4 @@ def _shown(selection: Selection, field: str) -> str:
     value = getattr(selection, field)
     if isinstance(value, tuple):
         return (":" if field == "slices" else ", ").join(str(part) for part in value)
-    return repr(value)
+    return repr(value if isinstance(value, str) else str(value))

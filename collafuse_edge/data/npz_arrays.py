@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_edge.data.array_labels import array_labels, names_of_texts
 from collafuse_edge.data.image_set import Float32Array, Int64Array, Source
+from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.pixels import check_pixels, to_unit
 from collafuse_runtimes.errors import InputError
 
@@ -19,8 +21,7 @@ _SPLITS = ("train", "val", "test")
 def open_npz(path: Path, split: str | None) -> Source:
     """Images of one split, or all where the file has no splits.
 
-    ``labels`` are whole numbers, (N,) or (N, 1). Labels of several columns (multi-label sets such as ChestMNIST) are
-    no classes and give labels None.
+    Labels are those of ``array_labels``; several for an image (multi-label sets such as ChestMNIST) are no classes.
 
     Raises:
         InputError: damaged or pickled file, no known keys, unknown split, pixels or labels that cannot be used.
@@ -53,7 +54,8 @@ def array_source(
     """
     _check_shape(name, images)
     check_pixels(name, images)
-    classes = _checked_labels(name, labels, len(images), label_names)
+    notes = Notes()
+    classes = array_labels(name, labels, len(images), label_names, notes)
     offered = np.arange(len(images)) if rows is None else rows
 
     def read(wanted: Int64Array) -> Iterator[Float32Array]:
@@ -61,9 +63,8 @@ def array_source(
             image = to_unit(images[index])
             yield image[..., 0] if image.shape[2:] == (1,) else image
 
-    if classes is None:
-        return Source(len(offered), read)
-    return Source(len(offered), read, classes[offered], label_names)
+    numbers = None if classes.numbers is None else classes.numbers[offered]
+    return Source(len(offered), read, numbers, classes.names, notes, why_unlabelled=classes.why_none)
 
 
 def _open(name: str, arrays: Any, split: str | None) -> Source:
@@ -77,6 +78,9 @@ def _open(name: str, arrays: Any, split: str | None) -> Source:
         keys = ", ".join(arrays.files) or "none"
         raise InputError(f"{name} has no images: it holds the keys {keys}; valid: images, or train_images, val_, test_")
     chosen = _chosen_split(name, found, split)
+    if label_names is None:
+        every = [arrays[f"{key}_labels"] for key in found if f"{key}_labels" in arrays]
+        label_names = names_of_texts(every, Notes())
     return array_source(name, arrays[f"{chosen}_images"], arrays.get(f"{chosen}_labels"), label_names)
 
 
@@ -102,22 +106,3 @@ def _check_shape(name: str, images: npt.NDArray[Any]) -> None:
     grey, channels = images.ndim == 3, images.ndim == 4 and images.shape[3] in (1, 3)
     if not (grey or channels) or 0 in images.shape[1:]:
         raise InputError(f"{name} has images of shape {images.shape}; valid: (N,H,W), (N,H,W,1) or (N,H,W,3)")
-
-
-def _checked_labels(
-    name: str, labels: npt.NDArray[Any] | None, count: int, label_names: tuple[str, ...] | None
-) -> Int64Array | None:
-    if labels is None:
-        return None
-    if labels.ndim not in (1, 2) or len(labels) != count:
-        raise InputError(f"{name} has {count} images but labels of shape {labels.shape}; valid: one label per image")
-    if labels.ndim == 2 and labels.shape[1] != 1:
-        return None
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{name} has labels of dtype {labels.dtype}; valid: whole numbers from 0")
-    classes = labels.reshape(count).astype(np.int64)
-    last = len(label_names) - 1 if label_names else np.iinfo(np.int64).max
-    wrong = classes[(classes < 0) | (classes > last)]
-    if wrong.size:
-        raise InputError(f"{name} has label {wrong[0]}; valid: 0 to {last}")
-    return classes

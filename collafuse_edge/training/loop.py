@@ -48,6 +48,7 @@ class TrainRun:
         checkpoint_minutes: how often the resume state is written.
         resume: whether to continue an unfinished run.
         cpu: whether to leave a GPU unused.
+        class_names: of a conditional head's classes, kept in the checkpoint; None where they have none.
     """
 
     task: Task
@@ -57,6 +58,7 @@ class TrainRun:
     checkpoint_minutes: float = 5.0
     resume: bool = False
     cpu: bool = False
+    class_names: tuple[str, ...] | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
@@ -293,7 +295,10 @@ def _loss(
     with accelerator.autocast():
         predicted = model(x_t, batch.t[own], class_labels=labels, return_dict=False)[0]
     predicted = predicted.float() if batch.scale is None else batch.scale[own] * predicted.float()
-    return torch.nn.functional.mse_loss(predicted, batch.target[own])
+    if batch.weight is None:
+        return torch.nn.functional.mse_loss(predicted, batch.target[own])
+    squares = torch.nn.functional.mse_loss(predicted, batch.target[own], reduction="none")
+    return (batch.weight[own] * squares).mean()
 
 
 def _part_loss(run: TrainRun, accelerator: "Accelerator", model: "torch.nn.Module") -> "torch.Tensor":
@@ -360,6 +365,7 @@ def _publish(run: TrainRun, state: TrainState, progress: Progress, accelerator: 
         model=state.model_tensors(),
         ema=state.ema_tensors(),
         training=training,
+        class_names=run.class_names,
     )
 
 

@@ -1,9 +1,17 @@
-"""The three training targets. Every formula broadcasts over numpy arrays and torch tensors alike.
+"""The three training targets, and what mixes clients of different cuts. Targets take numpy arrays and torch tensors.
 
 alpha_bar arguments have shape (B, 1, 1, 1) (or anything that broadcasts against the images) and lie in (0, 1].
 """
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+
+from collafuse_runtimes.schedule import FloatArray
+
+WEIGHT_CAP = 10.0
+"""Largest weight of one image's loss, in units of the weight that clients of the smallest cut have alone."""
 
 
 def diffuse(x_0: Any, epsilon: Any, alpha_bar_t: Any) -> Any:
@@ -30,3 +38,35 @@ def exact_server_pair(x_n: Any, eta: Any, alpha_bar_n: Any, alpha_bar_t: Any) ->
     """
     rho = alpha_bar_t / alpha_bar_n
     return diffuse(x_n, eta, rho), ((1 - rho) / (1 - alpha_bar_t)) ** 0.5
+
+
+def mixture_weights(alpha_bar: FloatArray, cuts: Sequence[int], *, exact: bool) -> FloatArray:
+    """Weights of the loss of images whose shards have different cuts, so that the server learns their plain mixture.
+
+    An image of cut k is met at level t >= k with density 1 / (T - k), and its loss || eta - r_kt eps_theta ||^2 pulls
+    eps_theta towards E[epsilon | x_t] of its shard with r_kt^2. So unweighted, shards mix by
+
+        pull_kt = r_kt^2 / (T - k)                      (exact_server_pair; r = 1 for plain epsilon-prediction)
+
+    and not by their numbers of images. The weights w_kt = pull_0t / pull_kt, 0 being the smallest cut, make w pull the
+    same for all: at every t the minimiser is E[epsilon | x_t] of the mixture of all images that exist at t. Just above
+    its cut an image's r is small and w large; where the largest w of a level exceeds WEIGHT_CAP, all of that level
+    shrink by one factor. That keeps the minimiser and costs emphasis: the level counts for less in the sum over levels.
+
+    Args:
+        alpha_bar: (T,) of all timesteps.
+        cuts: different ones, ascending, each 0..T-1 (1..T-1 where ``exact``).
+        exact: whether the shards' loss is that of ``exact_server_pair``.
+
+    Returns:
+        (K, T) float64 in 0..WEIGHT_CAP; zero where t is below a row's cut, one wherever a single cut exists.
+    """
+    timesteps = len(alpha_bar)
+    exists = np.arange(timesteps) >= np.array(cuts)[:, None]
+    pull = np.ones((len(cuts), timesteps)) / (timesteps - np.array(cuts))[:, None]
+    if exact:
+        pull *= 1 - alpha_bar / alpha_bar[np.array(cuts) - 1][:, None]  # (1 - alpha_bar_t) is common to all rows
+    weights = np.divide(pull[0], pull, out=np.zeros_like(pull), where=exists)
+    largest = np.maximum(weights.max(axis=0), 1.0)
+    capped: FloatArray = weights * np.minimum(1.0, WEIGHT_CAP / largest)
+    return capped

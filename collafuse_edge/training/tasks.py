@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.shard import Shard, read_shard
-from collafuse_edge.training.losses import diffuse, exact_server_pair
+from collafuse_edge.training.losses import diffuse, exact_server_pair, mixture_weights
 from collafuse_runtimes.checks import check_images, check_labels
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.noise import Float32Array
@@ -31,6 +31,7 @@ class Batch:
         t: (B,) int64.
         target: (B, C, H, W) float32.
         scale: (B, 1, 1, 1) float32, multiplies the network's output; None for 1.
+        weight: (B, 1, 1, 1) float32, multiplies the squared error; None for 1.
         labels: (B,) int64, conditional heads only.
     """
 
@@ -38,6 +39,7 @@ class Batch:
     t: "torch.Tensor"
     target: "torch.Tensor"
     scale: "torch.Tensor | None" = None
+    weight: "torch.Tensor | None" = None
     labels: "torch.Tensor | None" = None
 
 
@@ -99,6 +101,7 @@ class ServerTask:
 
     `upload`: the exact loss of ``losses.exact_server_pair``, t uniform in cut..T-1 of the image's own shard.
     `paper`: plain epsilon-prediction on the uploaded triples.
+    Where the cuts differ, ``losses.mixture_weights`` make the minimiser that of the mixture of all images.
 
     Raises:
         InputError: no shard, or shards of both protocols.
@@ -123,6 +126,8 @@ class ServerTask:
         self._t = [shard.t for shard in shards if shard.t is not None]
         if self.protocol == "paper":
             self._epsilon, self._t = [np.concatenate(self._epsilon)], [np.concatenate(self._t)]
+        cuts, self._weight_row = np.unique(self._cut, return_inverse=True)
+        self._weights = mixture_weights(self.plan.alpha_bar, cuts.tolist(), exact=self.protocol == "upload")
 
     @classmethod
     def from_files(cls, paths: Sequence[Path]) -> "ServerTask":
@@ -143,13 +148,23 @@ class ServerTask:
         images = torch.from_numpy(self.images[indices]).to(generator.device)
         if self.protocol == "paper":
             t = torch.from_numpy(self._t[0][indices]).to(generator.device)
-            return Batch(images, t, torch.from_numpy(self._epsilon[0][indices]).to(generator.device))
+            epsilon = torch.from_numpy(self._epsilon[0][indices]).to(generator.device)
+            return Batch(images, t, epsilon, weight=self._weight(indices, t))
         cut = torch.from_numpy(self._cut[indices]).to(generator.device)
         uniform = torch.rand(len(indices), generator=generator, device=generator.device)
         t = cut + (uniform * (self.plan.timesteps - cut)).long().clamp(max=self.plan.timesteps - 1 - cut)
         eta = torch.randn(images.shape, generator=generator, device=generator.device)
         x_t, r_t = exact_server_pair(images, eta, _alpha_bar(self.plan, cut - 1), _alpha_bar(self.plan, t))
-        return Batch(x_t.float(), t, eta, scale=r_t.float())
+        return Batch(x_t.float(), t, eta, scale=r_t.float(), weight=self._weight(indices, t))
+
+    def _weight(self, indices: IntArray, t: "torch.Tensor") -> "torch.Tensor | None":
+        if len(self._weights) == 1:
+            return None
+        import torch
+
+        row = torch.from_numpy(self._weight_row[indices]).to(t.device)
+        table = torch.from_numpy(self._weights).to(t.device)
+        return table[row, t][:, None, None, None].float()
 
 
 def _alpha_bar(plan: SplitPlan, t: "torch.Tensor") -> "torch.Tensor":

@@ -10,6 +10,7 @@ from typing import Any
 from collafuse_export.calibration import Feeds
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.scratch import scratch_folder
+from collafuse_runtimes.telemetry import without_machine_id
 
 FLAVOURS = ("int8-cpu", "int8-trt")
 OPERATORS = ("Conv",)
@@ -38,6 +39,7 @@ class Quantiser:
             raise InputError(f"this head has no {' or '.join(OPERATORS)} to quantise; export it as fp32 or fp16")
         self._ranges = _measure_ranges(model, feeds, symmetric=flavour == "int8-trt")
 
+    @without_machine_id()
     def quantise(self, float_layers: Collection[str] = ()) -> bytes:
         """The graph with every layer in int8 but ``float_layers``; serialised."""
         import onnx
@@ -77,6 +79,7 @@ class _Reader:
         return next(self._feeds, None)
 
 
+@without_machine_id()
 def _measure_ranges(model: bytes, feeds: Iterable[Feeds], symmetric: bool) -> Any:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator

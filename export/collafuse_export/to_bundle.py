@@ -113,6 +113,7 @@ def export_with_report(
             network=_describe(network, checkpoint.network.preset, checkpoint.weights_sha256, plan.image_shape),
             parity={},
             tools={"collafuse-edge": __version__, **{name: _version(name) for name in TOOLS}},
+            class_names=checkpoint.class_names,
         )
         check_calibration(precision, calibration, bundle)
         write_golden(aside, make_golden(network, plan, sampler, row_ranges, num_classes))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.classes import read_class_names, shown
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan, Transition
@@ -103,6 +104,7 @@ class HeadBundle:
         tools: versions of the tools that wrote it.
         float_layers: nodes of the graph that an int8 head leaves in float.
         engines: TensorRT engines in the bundle; none, as a rule.
+        class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
     """
 
     path: Path
@@ -117,6 +119,7 @@ class HeadBundle:
     tools: dict[str, str]
     float_layers: tuple[str, ...] = ()
     engines: tuple[BundledEngine, ...] = ()
+    class_names: tuple[str, ...] | None = None
 
     @property
     def model_path(self) -> Path:
@@ -203,6 +206,7 @@ def write_manifest(bundle: HeadBundle) -> None:
         "precision": bundle.precision,
         "opset": bundle.opset,
         "num_classes": bundle.num_classes,
+        "class_names": None if bundle.class_names is None else list(bundle.class_names),
         "network": asdict(bundle.network),
         "parity": bundle.parity,
         "tools": bundle.tools,
@@ -275,11 +279,13 @@ def describe_bundle(bundle: HeadBundle) -> list[str]:
     network, shape = bundle.network, "x".join(map(str, bundle.plan.image_shape))
     counts = ", ".join(str(r.steps) for r in bundle.row_ranges)
     condition = "" if bundle.num_classes is None else f", {bundle.num_classes} classes"
+    names = [] if bundle.class_names is None else [f"classes   {shown(bundle.class_names)} (names from your data)"]
     return [
         f"head      {bundle.path}: {network.preset}, {network.parameters:,} parameters{condition}",
         f"work      {network.flops_per_step / 1e6:,.0f} MFLOP per step and image of {shape}",
         f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.name}",
         f"graph     {bundle.precision}, opset {bundle.opset}, {bundle.model_path.stat().st_size / 1e6:.1f} MB",
+        *names,
     ]
 
 
@@ -329,6 +335,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         engines=tuple(
             _engine_from_manifest(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()
         ),
+        class_names=read_class_names(manifest.get("class_names"), classes),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collafuse_runtimes.atomic import new_directory, write_bytes
+from collafuse_runtimes.classes import read_class_names
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, InputError, PlanMismatch
 from collafuse_runtimes.foreign import refuse_foreign
 from collafuse_runtimes.network import build_unet
@@ -60,6 +61,7 @@ class Checkpoint:
         training: steps, losses, versions (training.json without its seal).
         weights_path: the moving average of the weights.
         weights_sha256: of that file.
+        class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Checkpoint:
     training: dict[str, Any]
     weights_path: Path
     weights_sha256: str
+    class_names: tuple[str, ...] | None = None
 
 
 def write_checkpoint(
@@ -80,6 +83,7 @@ def write_checkpoint(
     model: Tensors | None,
     ema: Tensors,
     training: dict[str, Any],
+    class_names: tuple[str, ...] | None = None,
 ) -> None:
     """Write a checkpoint directory, replacing an older one of the same name in one step.
 
@@ -98,6 +102,7 @@ def write_checkpoint(
             "plan": plan.to_dict(),
             "fingerprint": plan.fingerprint,
             "network": asdict(network),
+            "class_names": None if class_names is None else list(class_names),
         }
         write_json(aside / DESCRIPTION, CONFIG_FORMAT, description, VERSION)
         write_bytes(aside / "config.json", _diffusers_config(network))
@@ -131,11 +136,12 @@ def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
         found = config["role"]
         plan = SplitPlan.from_payload(config)
         network = _network_from(config["network"])
+        class_names = read_class_names(config.get("class_names"), network.num_classes)
     except (KeyError, TypeError, CollafuseError) as error:
         raise ArtefactError(f"{path / description}: {error}; train again with this release") from None
     if found != role if role is not None else found not in ROLES:
         raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
-    return Checkpoint(path, found, plan, network, training, path / weights, files[weights])
+    return Checkpoint(path, found, plan, network, training, path / weights, files[weights], class_names)
 
 
 def _network_from(fields: Any) -> NetworkConfig:

@@ -10,6 +10,7 @@ from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.device_state import DeviceState, describe_state, read_device_state
 from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engines, open_engine
 from collafuse_runtimes.errors import CheckFailed
+from collafuse_runtimes.telemetry import describe_telemetry
 from collafuse_runtimes.verify import VerifyReport, verify_engine
 
 TABLE_WIDTH = 110
@@ -47,12 +48,14 @@ class DoctorReport:
         providers: ONNX Runtime's, None where it cannot be imported.
         bundle: the folder of the bundle that was run.
         engines: one row each.
+        telemetry: whether the engine libraries' telemetry is off, in words.
     """
 
     state: DeviceState
     providers: tuple[str, ...] | None
     bundle: str | None
     engines: tuple[EngineRow, ...]
+    telemetry: str
 
     @property
     def passed(self) -> bool:
@@ -94,6 +97,7 @@ def examine(bundle: HeadBundle | None = None, root: Path = Path("/")) -> DoctorR
         providers=_providers(),
         bundle=None if bundle is None else str(bundle.path),
         engines=tuple(_row(name, reason, bundle) for name, reason in reasons.items()),
+        telemetry=describe_telemetry(),
     )
 
 
@@ -139,7 +143,7 @@ def describe_doctor(report: DoctorReport) -> list[str]:
     facts = describe_state(report.state)
     unknown = {"unknown": facts.pop("unknown")} if "unknown" in facts else {}
     providers = {"providers": f"of ONNX Runtime: {', '.join(report.providers or ('unknown',))}"}
-    named = (facts | providers | unknown).items()
+    named = (facts | providers | {"telemetry": report.telemetry} | unknown).items()
     lines = [line for name, text in named for line in _hanging(f"{name:10}", text)]
     wide = max(len(row.engine) for row in report.engines)
     for row in report.engines:

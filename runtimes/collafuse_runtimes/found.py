@@ -59,7 +59,7 @@ FOLDERS = (
     FolderKind("training.json", "collafuse-training", r"(?!)"),
     FolderKind("report.json", "collafuse-bench", r"report\.(md|html)|\.report\.\w+\.[0-9a-f]{12}\.partial"),
 )
-_IMAGES = re.compile(r"\d{5,}\.png|contact_sheet\.png|images\.npz")
+_IMAGES = re.compile(r"\d{5,}\.png|contact_sheet\.png|images\.(npz|json)")
 
 
 def require_replaceable(path: Path, kind: str, *, overwrite: bool, remedy: str | None = None) -> None:

@@ -40,13 +40,19 @@ def encode_png(image: Float32Array) -> bytes:
 
 
 def write_contact_sheet(
-    path: Path, images: Float32Array, *, columns: int | None = None, captions: Sequence[str] | None = None
+    path: Path,
+    images: Float32Array,
+    *,
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    mode: int = 0o644,
 ) -> None:
     """Write (N, C, H, W) images in [-1, 1] as one PNG, row by row.
 
     Args:
         columns: images per row; default about square.
         captions: one line under each image.
+        mode: of the file, less the umask.
 
     Raises:
         InputError: columns < 1, or another number of captions than images.
@@ -68,7 +74,7 @@ def write_contact_sheet(
         sheet.paste(_to_pil(pixels), (x, y))
         if captions:
             draw.text((x + 1, y + height + 1), captions[i], fill=(0, 0, 0))
-    write_bytes(path, _encode(sheet))
+    write_bytes(path, _encode(sheet), mode=mode)
 
 
 def _to_pil(pixels: npt.NDArray[np.uint8]) -> "Image.Image":

@@ -16,6 +16,7 @@ from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_eng
 from collafuse_runtimes.errors import CheckFailed, InputError
 from collafuse_runtimes.found import require_replaceable
 from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.image_record import RECORD_FILE, write_record
 from collafuse_runtimes.images import write_contact_sheet, write_png
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan
@@ -30,7 +31,8 @@ class InferResult:
     Attributes:
         images: (N, C, H, W) float32.
         out_dir: the folder.
-        files: names in it: one PNG per sample, then contact_sheet.png and images.npz (key "images").
+        files: names in it: one PNG per sample, then contact_sheet.png, images.npz (key "images")
+            and images.json (what made them).
         steps: denoising steps run.
         engine: its name.
     """
@@ -83,7 +85,8 @@ def run_inference(
         with engine:
             images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
         _require_finite(images, engine_name)
-        files = _write_images(aside, images)
+        files = (*_write_images(aside, images), RECORD_FILE)
+        write_record(aside, bundle, handover, rows.steps, engine_name, aside / ARRAY_FILE)
     return InferResult(images, out_dir, files, rows.steps, engine_name)
 
 

@@ -88,6 +88,18 @@ class SplitPlan:
         """alpha_bar of a level, 1.0 for CLEAN."""
         return 1.0 if level == CLEAN else float(self.alpha_bar[level])
 
+    @property
+    def noise_level(self) -> float:
+        """sigma_n / sqrt(alpha_bar_n) = sqrt((1 - alpha_bar_n) / alpha_bar_n) of what is handed over: the standard
+        deviation of its noise beside an image in [-1, 1]; 0.0 where that is the image itself (c = 0)."""
+        alpha_bar_n = self.alpha_bar_at(self.handover_level)
+        return math.sqrt((1 - alpha_bar_n) / alpha_bar_n)
+
+    @property
+    def noise_text(self) -> str:
+        """``noise_level`` in words."""
+        return f"noise of standard deviation {self.noise_level:.3f} beside an image in [-1, 1]"
+
     def server_transitions(self, steps: int | None = None) -> tuple[Transition, ...]:
         """The server's part: from level T-1 to exactly level cut-1 in ``steps`` steps (default: all t_c).
 

@@ -56,9 +56,15 @@ def sha256_file(path: Path) -> str:
 
 
 def write_json(
-    path: Path, format_name: str, payload: dict[str, Any], version: int | None = None, *, guard: bool = True
+    path: Path,
+    format_name: str,
+    payload: dict[str, Any],
+    version: int | None = None,
+    *,
+    mode: int = 0o644,
+    guard: bool = True,
 ) -> None:
-    """Write ``payload`` sealed, indented for people.
+    """Write ``payload`` sealed, indented for people; ``mode`` less the umask.
 
     Args:
         guard: replace a file of this format alone; False for folders of our own, where a damaged one is no loss.
@@ -69,7 +75,7 @@ def write_json(
     sealed = _body(path, format_name, payload, FORMAT_VERSION if version is None else version)
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
     data = json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
-    write_bytes(path, data, check=_check(path, format_name) if guard else None)
+    write_bytes(path, data, mode=mode, check=_check(path, format_name) if guard else None)
 
 
 def read_json(path: Path, format_name: str, version: int | None = None) -> dict[str, Any]:

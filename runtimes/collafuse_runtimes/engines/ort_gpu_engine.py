@@ -22,10 +22,10 @@ from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Traje
 from collafuse_runtimes.engines.cuda_device import CudaDevice, StreamTimer, open_device
 from collafuse_runtimes.engines.ort_session import in_short, new_session_options, open_session
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
-from collafuse_runtimes.home import user_folder
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.sealed import sha256_file
+from collafuse_runtimes.secret_file import cache_folder
 
 LOGGER = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ def _run_options(graph_id: int | None) -> Any:
 
 def default_cache() -> Path:
     """Where engines are kept unless a folder is named: ``$XDG_CACHE_HOME`` (~/.cache) / collafuse-edge/ort-tensorrt."""
-    return user_folder("XDG_CACHE_HOME", ".cache", "--cache") / "ort-tensorrt"
+    return cache_folder() / "ort-tensorrt"
 
 
 def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:

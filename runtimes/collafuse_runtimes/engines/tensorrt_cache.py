@@ -18,8 +18,8 @@ from collafuse_runtimes.engines.tensorrt_binding import is_rtx
 from collafuse_runtimes.engines.tensorrt_build import BatchProfile, typing_rule
 from collafuse_runtimes.engines.tensorrt_key import is_signed, sign
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.home import user_folder
 from collafuse_runtimes.sealed import canonical, read_bytes, read_json, write_json
+from collafuse_runtimes.secret_file import cache_folder
 
 FORMAT = "collafuse-engine"
 EngineKey = dict[str, str]
@@ -56,7 +56,7 @@ class Lookup:
 
 def default_cache_folder() -> Path:
     """``$XDG_CACHE_HOME/collafuse-edge/engines``, with ~/.cache where that variable is unset."""
-    return user_folder("XDG_CACHE_HOME", ".cache", "--cache") / "engines"
+    return cache_folder() / "engines"
 
 
 def machine_key(trt: Any, device: DeviceInfo | None) -> EngineKey:

@@ -20,13 +20,13 @@ def sign(body: dict[str, Any]) -> str:
     Raises:
         ArtefactError: the key cannot be read or made.
     """
-    key = load_or_create_key(
+    secret = load_or_create_key(
         default_key_path(),
-        "an engine key",
+        "engine key",
         elsewhere="set XDG_CONFIG_HOME",
         mend="delete it, and engines will be built again",
     )
-    return hmac.new(key, canonical(body), hashlib.sha256).hexdigest()
+    return hmac.new(secret.key, canonical(body), hashlib.sha256).hexdigest()
 
 
 def is_signed(body: dict[str, Any], stated: object) -> bool:

@@ -1,0 +1,43 @@
+"""How many CPU threads torch takes for training and hand-over."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.engines import MAX_THREADS
+from collafuse_runtimes.errors import EngineUnavailable, InputError
+
+
+def check_threads(threads: int | None) -> None:
+    """Do nothing, or refuse what is neither None nor 1 to MAX_THREADS.
+
+    Raises:
+        InputError: it is out of range.
+    """
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads {threads} out of range: valid are 1 to {MAX_THREADS}")
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[int]:
+    """Run the block with this many threads of torch; the number comes as the block's value.
+
+    Args:
+        threads: None takes torch's default, or fewer where the control group's CPU quota is smaller.
+
+    Raises:
+        InputError: as ``check_threads``.
+        EngineUnavailable: torch is not installed.
+    """
+    check_threads(threads)
+    try:
+        import torch
+    except ImportError as error:
+        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    before = torch.get_num_threads()
+    count = threads or min(before, threads_by_quota() or before)
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
