@@ -73,9 +73,7 @@ def test_paths_a_shell_would_expand(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert expand(f"~{me.pw_name}/a") == Path(me.pw_dir) / "a"
     assert expand("./~") == Path("./~")
     assert expand("a/~b") == Path("a/~b")
-    with pytest.raises(
-        InputError, match=r"^cannot use ~nobody_of_that_name/x: there is no user 'nobody_of_th"
-    ):
+    with pytest.raises(InputError, match=r"^cannot use ~nobody_of_that_name/x: there is no user 'nobody_of_th"):
         expand("~nobody_of_that_name/x")
 
 

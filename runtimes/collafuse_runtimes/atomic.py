@@ -159,12 +159,20 @@ def _swap_in(aside: Path, path: Path, check: Check) -> None:
         shutil.rmtree(previous, ignore_errors=True)
     except BaseException:
         if previous.exists():
-            shutil.rmtree(path, ignore_errors=True)
-            previous.rename(path)
+            _put_back(previous, path)
         raise
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _put_back(previous: Path, path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        previous.rename(path)
+    except OSError:  # not all of it could be removed
+        shutil.copytree(previous, path, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 def _set_aside(path: Path, previous: Path) -> int | None:
