@@ -116,14 +116,21 @@ def read_resume(path: Path, state: TrainState, identity: dict[str, Any]) -> Prog
                 moments = {
                     m: torch.empty_like(parameter).copy_(torch.from_numpy(tensors[f"{m}.{name}"])) for m in _MOMENTS
                 }
-                step = torch.tensor(payload["optimizer_step"], dtype=torch.float32)
+                step = torch.tensor(_number(payload["optimizer_step"]), dtype=torch.float32)
                 state.optimizer.state[parameter] = {"step": step, **moments}
-        state.ema.optimization_step = payload["ema_step"]
+        state.ema.optimization_step = int(_number(payload["ema_step"]))
         if state.scaler is not None and payload["scaler"] is not None:
             state.scaler.load_state_dict(payload["scaler"])
         return _progress_from(payload["progress"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise ArtefactError(f"{path} lacks or garbles {one_line(error, 200)}; delete it and train again") from None
+
+
+def _number(value: Any) -> float:
+    """Raises TypeError or ValueError for what is no number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"a step counter: {value!r}")
+    return value
 
 
 def _require_shapes(tensors: Tensors, state: TrainState) -> None:

@@ -1,5 +1,6 @@
 """The network a checkpoint describes, held against its weights and its plan before any memory is taken for it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def build_unet(
         raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
     _require_moderate(unet, shapes)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of zero-sized layers, which are refused below
             sketch = UNet2DModel(**unet)
     except Exception as error:  # whatever diffusers and torch think of such arguments
         raise InputError(f"diffusers cannot build the network: {_why(error)}") from None
