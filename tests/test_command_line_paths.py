@@ -4,7 +4,7 @@ import inspect
 import os
 import pwd
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from command_line import refusal, run_cli
@@ -49,9 +49,9 @@ def test_no_path_hides_in_a_text_parameter() -> None:
         declared = inspect.signature(command.callback).parameters
         for parameter in command.params:
             told = (parameter.help or "").lower()
-            is_text = "'str'" in str(declared[parameter.name].annotation)
-            if is_text and any(word in told for word in ("file", "folder", ".json", ".csv")):
-                assert parameter.name in {*PATHS_IN_TEXT, "labels", "include", "exclude"}, parameter.name
+            kind, *_ = get_args(declared[parameter.name].annotation)
+            if str in (kind, *get_args(kind)) and any(word in told for word in ("file", "folder", ".json", ".csv")):
+                assert parameter.name in {*PATHS_IN_TEXT, "split", "dtype"}, parameter.name
 
 
 def test_the_key_of_the_home_is_used_and_no_folder_called_tilde_is_made(
