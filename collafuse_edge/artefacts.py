@@ -11,26 +11,36 @@ from collafuse_runtimes.inspection import (
     Describer,
     Description,
     Facts,
+    Stated,
     describe,
     disclosure,
     file_facts,
-    format_of,
     plan_facts,
-    version_fact,
+    stated,
 )
 
-_BARE_KEY = re.compile(rb"[0-9a-fA-F]{64}\s*")
+_BARE_KEY = re.compile(rb"\s*[0-9a-fA-F]{64}\s*")
+_KEY = re.compile(rb"collafuse-([a-z]+)-key ([0-9]+) ([0-9a-f]*)")
 _MAX_KEY = 1024
+_KEY_FORMAT = "secret key"
 
 
 def describe_artefact(path: Path) -> Description | None:
     """What ``path`` is, by its content; None where it is no artefact.
 
     Raises:
-        ArtefactError: it is one, and damaged, or of another version.
+        ArtefactError: it is one, and damaged, or of another version; or it is another tool's network.
     """
-    name = format_of(path) or _other_format(path)
-    return None if name is None or name not in ARTEFACTS else describe(path, name, ARTEFACTS)
+    from collafuse_runtimes.foreign import class_name, refuse_foreign, require_no_pickle
+
+    found = stated(path) or _other(path)
+    if found is not None and found.format in ARTEFACTS:
+        return describe(path, found, ARTEFACTS)
+    if path.is_file():
+        require_no_pickle(path)
+    elif any(class_name(path, name) for name in ("model_index.json", "config.json")):
+        refuse_foreign(path, None)
+    return None
 
 
 def kinds() -> list[str]:
@@ -38,15 +48,19 @@ def kinds() -> list[str]:
     return sorted({kind for kind, _ in ARTEFACTS.values()})
 
 
-def _other_format(path: Path) -> str | None:
+def _other(path: Path) -> Stated | None:
     """Of files that state no format name."""
     if path.is_dir():
         return None
     if path.suffix in (".engine", ".timings") and path.with_suffix(".json").exists():
-        return "collafuse-engine"
-    if path.stat().st_size <= _MAX_KEY and _BARE_KEY.fullmatch(path.read_bytes()):
-        return "secret key"
-    return None
+        return Stated("collafuse-engine", None)
+    if path.stat().st_size > _MAX_KEY:
+        return None
+    text = path.read_bytes()
+    if _BARE_KEY.fullmatch(text):
+        return Stated(_KEY_FORMAT, 1)
+    named = _KEY.match(text)
+    return Stated(_KEY_FORMAT, int(named[2][:9])) if named else None
 
 
 def _shard(path: Path) -> Facts:
@@ -58,7 +72,6 @@ def _shard(path: Path) -> Facts:
     else:
         disclosed = disclosure(False, "each image once, noised; noise hides detail and is no proof of privacy")
     return {
-        **version_fact(),
         "protocol": (shard.protocol, shard.protocol),
         **plan_facts(shard.plan),
         "count": (len(shard), f"{len(shard)} tensors"),
@@ -80,7 +93,6 @@ def _resume(path: Path) -> Facts:
     except (KeyError, TypeError, CollafuseError) as error:
         raise ArtefactError(f"{path} lacks or garbles {error}; delete it and train again") from None
     return {
-        **version_fact(),
         **plan_facts(plan),
         "steps": (step, f"{step} of {planned} trained; continue with --resume"),
         "count": (len(tensors), f"{len(tensors)} tensors"),
@@ -95,7 +107,6 @@ def _bench(path: Path) -> Facts:
     report = read_report(path)
     complete = report.get("complete") is True
     return {
-        **version_fact(),
         "measured": (report.get("kind"), f"{report.get('kind')}, {report.get('created')}"),
         "release": (report.get("collafuse_edge"), str(report.get("collafuse_edge"))),
         "complete": (complete, "yes" if complete else "NO: the measurement was broken off"),
@@ -105,14 +116,55 @@ def _bench(path: Path) -> Facts:
 
 
 def _key(path: Path) -> Facts:
+    text = path.read_bytes()
+    named = _KEY.match(text)
+    if named is None:
+        of, form = "upload or engine", "64 hex digits, without a checksum: a changed digit would not be noticed"
+    else:
+        of, form = named[1].decode(), "with a checksum, which fits"
+        _require_checksum(path, text, named[3], f"{of} key")
     mode = stat.S_IMODE(path.stat().st_mode)
     private = not mode & 0o077
-    shown = "its owner's alone" if private else "OTHERS CAN READ IT: run chmod 600"
+    shown = "its owner's alone" if private else "OTHERS CAN USE IT: run chmod 600"
     return {
-        "form": ("bare", "64 hex digits, without a checksum: a changed digit would not be noticed"),
+        "of": (of, f"{of} key"),
+        "checksum": (named is not None, form),
         "mode": (f"{mode:04o}", f"{mode:04o}, {shown}"),
-        "private": (private, "yes" if private else "NO"),
-        **disclosure(True, "who has it can take the noise off every shard made with it; its digits are never shown"),
+        "private": (private, ""),
+        **disclosure(True, "who has an upload key can take the noise off every shard of it; digits are never shown"),
+    }
+
+
+def _require_checksum(path: Path, text: bytes, digits: bytes, kind: str) -> None:
+    from collafuse_runtimes.secret_file import FORM_VERSION, KEY_BYTES, key_text
+
+    if text.split(b" ")[1] != str(FORM_VERSION).encode():
+        raise ArtefactError(f"{path} has another key version than {FORM_VERSION}, which this release reads")
+    if len(digits) != 2 * KEY_BYTES or text != key_text(bytes.fromhex(digits.decode()), kind):
+        raise ArtefactError(
+            f"{path} does not match its own checksum: this {kind} was damaged or edited; restore it from a copy"
+        )
+
+
+def _ledger(path: Path) -> Facts:
+    from collafuse_edge.upload.ledger import FORMAT
+    from collafuse_runtimes.sealed import read_json
+
+    payload = read_json(path, FORMAT)
+    try:
+        releases = payload["releases"]
+        images = {image for release in releases for image in release["images"]}
+        cleanest = max((release["alpha_bar"] for release in releases), default=None)
+        last = max((str(release["when"]) for release in releases), default=None)
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} lacks or garbles {error}; restore it from a copy") from None
+    return {
+        "count": (len(releases), f"{len(releases)} releases of {len(images)} images, the last {last or 'never'}"),
+        "images": (len(images), ""),
+        "cleanest": (cleanest, "nothing" if cleanest is None else f"alpha_bar {cleanest:.6f}"),
+        "signature": ("not checked", "`upload` checks it with the key"),
+        **disclosure(False, "keyed digests and encrypted hashes, of use with the key alone"),
+        **file_facts(path),
     }
 
 
@@ -121,6 +173,7 @@ ARTEFACTS: Mapping[str, tuple[str, Describer]] = {
     "collafuse-shard": ("shard", _shard),
     "collafuse-resume": ("resume state of an unfinished training", _resume),
     "collafuse-bench": ("bench report", _bench),
-    "secret key": ("secret key", _key),
+    "collafuse-ledger": ("ledger of uploads", _ledger),
+    _KEY_FORMAT: ("secret key", _key),
 }
 """Format name to what it is, and its describer."""

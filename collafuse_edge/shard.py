@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_runtimes.atomic import BeforeRename
 from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
 from collafuse_runtimes.noise import Float32Array
@@ -48,8 +49,11 @@ class Shard:
         return len(self.images)
 
 
-def write_shard(path: Path, shard: Shard, dtype: str = "float16") -> None:
+def write_shard(path: Path, shard: Shard, dtype: str = "float16", *, before_rename: BeforeRename | None = None) -> None:
     """Write a shard.
+
+    Args:
+        before_rename: called with the file's bytes when only the rename is left; nothing is written if it raises.
 
     Raises:
         InputError: a tensor does not fit the plan, or is not finite.
@@ -67,7 +71,7 @@ def write_shard(path: Path, shard: Shard, dtype: str = "float16") -> None:
         "protocol": shard.protocol,
         **_derived(shard),
     }
-    write_tensors(path, FORMAT, tensors, payload)
+    write_tensors(path, FORMAT, tensors, payload, before_rename=before_rename)
 
 
 def read_shard(path: Path) -> Shard:

@@ -226,7 +226,6 @@ def test_what_does_not_run_on_the_base_install_says_what_to_install(tmp_path: Pa
         "handoff --plan @plan.json --server @server --count 2 --out @new": "torch",
         "export @head --out @new": "torch",
         "verify @edge.head --engine torch --checkpoint @head": "torch",
-        "evaluate @images --data @data.npz --extractor @extractor.onnx": "torch",
         "upload --data @scan.nii --plan @plan.json --key @upload.key --out @new": "nibabel",
         "demo --out @new": "torch",
     }

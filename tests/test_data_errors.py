@@ -39,9 +39,9 @@ def test_missing_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: s
 
 
 def test_unknown_kind_lists_the_kinds(tmp_path: Path) -> None:
-    (tmp_path / "scan.dcm").write_bytes(b"DICM")
-    message = refusal(tmp_path / "scan.dcm")
-    assert "scan.dcm" in message and all(kind in message for kind in (".npz", "idx", ".nii", "phantom:", "folder"))
+    (tmp_path / "scan.mha").write_bytes(b"ObjectType = Image")
+    message = refusal(tmp_path / "scan.mha")
+    assert "scan.mha" in message and all(kind in message for kind in (".npz", "idx", ".nii", "phantom:", "folder"))
 
 
 @pytest.mark.parametrize("extra", [None, "notes.txt", ".hidden.png"])
@@ -72,7 +72,7 @@ def test_corrupt_image_file_is_named(tmp_path: Path, spoil: Callable[[Path], Non
 
 def test_image_of_unknown_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "x.tif")
-    assert "x.tif has 32-bit integer pixels; valid: 8 or 16 bits" in refusal(tmp_path)
+    assert "x.tif has pixels of dtype int32, 70000 to 70000; valid" in refusal(tmp_path)
 
 
 def test_float_tif_out_of_range_names_file_and_range(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_npz_without_known_keys_lists_those_found(tmp_path: Path) -> None:
 
 
 def test_pickled_npz_is_never_loaded(tmp_path: Path) -> None:
-    assert "allow_pickle" in refusal(npz(tmp_path, images=np.array([{}, {}], object)))
+    assert "Python objects" in refusal(npz(tmp_path, images=np.array([{}, {}], object)))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
@@ -116,8 +116,8 @@ def test_npz_with_a_damaged_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "found"),
     [
-        (np.zeros((3, 4, 4), np.int64), "dtype int64; valid: uint8, uint16, or floats"),
-        (np.zeros((3, 4, 4), bool), "dtype bool; valid"),
+        (np.zeros((3, 4, 4), np.int64), "dtype int64, 0 to 0; valid: uint8, uint16, or floats"),
+        (np.zeros((3, 4, 4), complex), "dtype complex128; valid"),
         (np.linspace(-1, 1, 48).reshape(3, 4, 4), "from -1 to 1; valid: 0 to 1"),
         (np.linspace(0, 1.01, 48).reshape(3, 4, 4), "from 0 to 1.01; valid: 0 to 1"),
         (np.linspace(0, 255, 48).reshape(3, 4, 4), "from 0 to 255; valid: 0 to 1"),
@@ -201,7 +201,7 @@ def test_selection_out_of_range_or_of_another_kind(tmp_path: Path) -> None:
         (b"", "damaged or truncated"),
         (b"\0\0\x08\x03\0\0", "damaged or truncated"),
         (struct.pack(">HBB3I", 0, 8, 3, 3, 4, 4) + bytes(47), "47 bytes for shape (3, 4, 4)"),
-        (struct.pack(">HBB3I", 0, 8, 3, 3, 4, 4) + bytes(49), "49 bytes for shape (3, 4, 4)"),
+        (struct.pack(">HBB3I", 0, 8, 3, 3, 4, 4) + bytes(49), "more bytes than belong there for shape (3, 4, 4)"),
         (struct.pack(">HBB3I", 0, 8, 3, 2**31, 2**31, 2**31), "0 bytes for shape"),
         (struct.pack(">HBB3I", 0, 13, 3, 1, 1, 1) + bytes(4), "starts with 00 00 0d 03; valid: 00 00 08"),
         (struct.pack(">HBB1I", 0, 8, 1, 5) + bytes(5), "shape (5,); valid: (N,H,W)"),

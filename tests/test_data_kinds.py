@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from collafuse_edge.data import ImageSet, Selection, load_images
+from collafuse_runtimes.errors import InputError
 
 SHAPE = (1, 4, 4)
 
@@ -199,23 +200,24 @@ def volume(folder: Path, name: str, voxels: np.ndarray, affine: np.ndarray | Non
     return str(folder / name)
 
 
-def test_nifti_slices_are_axial_upright_and_divided_by_their_maximum(tmp_path: Path) -> None:
+def test_nifti_slices_are_axial_upright_and_scaled_as_one_volume(tmp_path: Path) -> None:
     voxels = np.zeros((4, 4, 3), np.int16)
-    voxels[3, 0, 1] = 500  # right, back
+    voxels[3, 0, 1] = 700  # right, back: above the 99.5th percentile of positive values, which is 500
     voxels[0, 3, 1] = 250  # left, front
     voxels[1, 1, 1] = -80
-    voxels[:, :, 2] = 7
+    voxels[:, :, 2] = 500
     loaded = load_images(volume(tmp_path, "head.nii.gz", voxels), SHAPE)
     assert len(loaded) == 2, "the empty slice is dropped"
     first = np.full((4, 4), -1, np.float32)
     first[3, 3], first[0, 0] = 1, 0  # front up, right to the right, negatives black
-    np.testing.assert_array_equal(loaded.images[0, 0], first)
-    np.testing.assert_array_equal(loaded.images[1, 0], 1)
+    white = np.percentile([700.0, 250.0, *[500.0] * 16], 99.5)
+    np.testing.assert_allclose(loaded.images[0, 0], np.where(first == 0, 500 / white - 1, first), atol=1e-6)
+    np.testing.assert_allclose(loaded.images[1, 0], 1000 / white - 1, atol=1e-6)
 
 
 def test_nifti_negatives_are_black_before_resizing(tmp_path: Path) -> None:
     voxels = np.full((8, 8, 1), 100, np.int16)
-    voxels[::2] = -3000
+    voxels[::2] = -300
     black = np.where(voxels < 0, 0, voxels).astype(np.int16)
     loaded = [load_images(volume(tmp_path, f"{n}.nii", v), SHAPE).images for n, v in (("a", voxels), ("b", black))]
     np.testing.assert_array_equal(*loaded)
@@ -238,9 +240,12 @@ def test_nifti_folder_takes_the_same_slices_of_every_volume(tmp_path: Path) -> N
     ramp[0, 0], ramp[1:, 1:] = 10, heights  # slice k: brightest 10, tissue k + 1
     volume(tmp_path, "b.nii.gz", ramp)
     volume(tmp_path, "a.nii", ramp[:, :, :4])
-    loaded = load_images(str(tmp_path), SHAPE, Selection(slices=(2, 5)))
-    tissue = (loaded.images[:, 0, 0, 3] + 1) * 5
-    np.testing.assert_allclose(tissue, [3, 4, 3, 4, 5], atol=1e-5)
+    loaded = load_images(str(tmp_path), SHAPE, Selection(slices=(2, 4)))
+    white = [np.percentile(part[part > 0], 99.5) for part in (ramp[:, :, :4], ramp)]
+    tissue = (loaded.images[:, 0, 0, 3] + 1) / 2 * np.repeat(white, 2)
+    np.testing.assert_allclose(tissue, [3, 4, 3, 4], atol=1e-4)
+    with pytest.raises(InputError, match=r"slices 2:5 reach beyond .*a\.nii, which has 4"):
+        load_images(str(tmp_path), SHAPE, Selection(slices=(2, 5)))
     assert len(load_images(str(tmp_path), SHAPE, Selection(limit=3))) == 3
 
 

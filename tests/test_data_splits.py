@@ -82,7 +82,7 @@ def test_splits_without_classes(tmp_path: Path) -> None:
             ("extra/1.png", "test/2.png", "train/3.png", "x.png"),
             None,
             "holds folders named like splits (train 1, test 1) beside 2 images outside of them (first: "
-            "'extra/1.png'); give --split train, or --split all",
+            "'extra/1.png'); give --split train, or --split all, or rename what is a class",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,10 @@ def test_images_are_resized_as_torch_does(side: int, to: tuple[int, int]) -> Non
     pixels = torch.from_numpy(np.round((images.clip(-1, 1) + 1) * 127.5).astype(np.float64))
     expected = torch.nn.functional.interpolate(pixels, to, mode="bilinear", align_corners=False, antialias=True)
     assert np.abs(_resized(images, *to) - expected.numpy()).max() < 1e-4
+
+
+def test_neither_torch_nor_its_metrics_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = evaluate(product() / "images")
+    for name in ("torch", "torchmetrics", "diffusers", "onnx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert evaluate(product() / "images") == before

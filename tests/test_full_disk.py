@@ -189,7 +189,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 def test_a_command_killed_while_it_writes(tmp_path: Path) -> None:
     """kill -9 as soon as the new file begins to exist: the old one is whole (or, were the kill late, the new one)."""
     plan, shard = tmp_path / "plan.json", tmp_path / "big.shard"
-    np.savez(tmp_path / "data.npz", images=np.zeros((2000, 64, 64), np.uint8))
+    np.savez(tmp_path / "data.npz", images=np.zeros((600, 64, 64), np.uint8))
     done("init", "--size", 64, "--out", plan)
     upload = (
         "upload", "--data", tmp_path / "data.npz", "--plan", plan, "--key", tmp_path / "key", "--out", shard,
@@ -202,11 +202,11 @@ def test_a_command_killed_while_it_writes(tmp_path: Path) -> None:
         while process.poll() is None and not list(tmp_path.glob(".*.partial")):
             time.sleep(0.001)
         process.kill()
-    assert shard.read_bytes() == before or len(read_shard(shard)) == 2000
+    assert shard.read_bytes() == before or len(read_shard(shard)) == 600
     visible = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".partial")}
-    assert visible == {"data.npz", "plan.json", "key", "big.shard"}
+    assert visible == {"data.npz", "plan.json", "key", "key.ledger.json", "big.shard"}
     done(*upload)
-    assert len(read_shard(shard)) == 2000
+    assert len(read_shard(shard)) == 600
 
 
 def read_payload(path: Path) -> str:

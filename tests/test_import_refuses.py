@@ -174,6 +174,23 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
     assert "is a checkpoint of collafuse-edge already" in refused(tmp_path / "ours")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("configs/metadata.json", {"monai_version": "1.6.1", "network_data_format": {}}),
+        ("config.json", {"_target_": "monai.networks.nets.DiffusionModelUNet", "channels": [32, 64]}),
+        ("config.json", {"spatial_dims": 2, "in_channels": 1, "out_channels": 1}),
+    ],
+)
+def test_a_network_of_monai_is_named(name: str, content: dict[str, Any], tmp_path: Path) -> None:
+    source = tmp_path / "bundle"
+    (source / name).parent.mkdir(parents=True)
+    (source / name).write_text(json.dumps(content))
+    (source / "model.pt").write_bytes(b"x")
+    assert f"{source} is a network of MONAI, which is not taken: its weights are a pickle" in refused(source)
+    assert "is a network of MONAI" in refusal("export", source, "--out", tmp_path / "new")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "3", "[" * 100_000, '{"_class_name": ' + "1" * 5000 + "}"])
 @pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
 def test_configurations_that_are_none(name: str, content: str, tmp_path: Path) -> None:

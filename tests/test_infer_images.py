@@ -98,7 +98,7 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
         run_inference(default_head(), handover(default_head(), 1), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()
-    assert len(run_inference(default_head(), handover(default_head(), 1), tmp_path / "empty").files) == 3
+    assert len(run_inference(default_head(), handover(default_head(), 1), tmp_path / "empty").files) == 4
 
 
 def test_folder_that_cannot_be_made_is_found_before_the_work(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from collafuse_edge.data import load_images
 from collafuse_edge.upload import Uploaded, upload_images
 from collafuse_edge.upload import release as releasing
 from collafuse_edge.upload.key import image_digest, load_or_create_upload_key
-from collafuse_edge.upload.ledger import ledger_path, locked, read_ledger, write_ledger
+from collafuse_edge.upload.ledger import Ledger, ledger_path, locked, read_ledger, write_ledger
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.sealed import sha256_file, write_json
@@ -188,10 +188,11 @@ def test_a_damaged_or_edited_ledger_is_refused(site: Site) -> None:
 def test_the_record_stands_before_the_shard(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash between the two leaves an entry too many, never a shard unrecorded."""
 
-    def crash(*_: object) -> None:
+    def crash_after(path: Path, key: bytes, ledger: Ledger) -> None:
+        write_ledger(path, key, ledger)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(releasing, "_publish", crash)
+    monkeypatch.setattr(releasing, "write_ledger", crash_after)
     with pytest.raises(KeyboardInterrupt):
         site.upload(IMAGES[12:])
     assert site.releases() == 2

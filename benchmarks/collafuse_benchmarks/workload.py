@@ -152,4 +152,5 @@ def describe_subject(bundle: HeadBundle, handover: Handover, steps: int) -> dict
 def describe_engine(engine: Engine, options: EngineOptions) -> dict[str, Any]:
     """Which engine ran and what it was told, JSON-ready; of paths the last part alone."""
     stated = {name: v.name if isinstance(v, Path) else v for name, v in asdict(options).items() if v is not None}
-    return {"name": engine.name, "options": stated, "arithmetic": engine.arithmetic or engine.bundle.precision}
+    arithmetic = engine.arithmetic or engine.bundle.precision
+    return {"name": engine.name, "options": stated, "arithmetic": arithmetic, "tf32": engine.tf32}

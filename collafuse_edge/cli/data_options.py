@@ -27,7 +27,7 @@ SELECTION_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[list[str] | None, typer.Option("--class", help="Class name or number to keep; repeatable.")],
         None,
     ),
-    "slices": (Annotated[str | None, typer.Option(help="NIfTI: axial slices START:STOP.")], None),
+    "slices": (Annotated[str | None, typer.Option(help="NIfTI, DICOM: slices START:STOP of each volume.")], None),
     "limit": (Annotated[int | None, typer.Option(help="Use the first N images only.")], None),
     "include": (
         Annotated[
@@ -44,6 +44,19 @@ SELECTION_OPTIONS: dict[str, tuple[Any, Any]] = {
             Path | None,
             typer.Option(help="Folders: table of path and label.", metavar="FILE.csv|.tsv|.json"),
         ],
+        None,
+    ),
+    "window": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="Stored values that become black and white, e.g. -160:240 Hounsfield.", metavar="LOW:HIGH"
+            ),
+        ],
+        None,
+    ),
+    "max_value": (
+        Annotated[int | None, typer.Option(help="Stored value that becomes white, e.g. 4095 for 12 bits.")],
         None,
     ),
 }
@@ -68,13 +81,15 @@ class DataChoice:
         Raises:
             InputError: as ``load_images``, or an option cannot be read.
         """
-        from collafuse_edge.cli.parsing import slice_range
+        from collafuse_edge.cli.parsing import slice_range, value_window
         from collafuse_edge.data import Selection, load_images
 
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in self.options.items()}
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if "slices" in chosen:
             chosen["slices"] = slice_range(chosen["slices"])
+        if "window" in chosen:
+            chosen["window"] = value_window(chosen["window"])
         return load_images(self.source, image_shape, Selection(**chosen))
 
 

@@ -36,8 +36,8 @@ def inspect(
         return
     from collafuse_edge.data.inspection import describe_data, inspect_images, to_dict
 
-    if out is not None and out.exists():
-        raise InputError(f"{out} exists already; choose another --out for the contact sheet, or delete it")
+    if out is not None:
+        _require_new_place(out, Path(data.source).expanduser())
     images = data.load(_image_shape(plan, size, channels))
     report = inspect_images(images, out)
     emit(to_dict(report), as_json, *describe_data(report))
@@ -59,6 +59,14 @@ def _artefact(source: str) -> "Description | None":
     if found is None and not is_image_source(path):
         raise unknown(path, [*kinds(), KINDS])
     return found
+
+
+def _require_new_place(out: Path, data: Path) -> None:
+    """A contact sheet replaces nothing and does not become an image of the data set."""
+    if out.exists():
+        raise InputError(f"{out} exists already; choose another --out for the contact sheet, or delete it")
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"{out} lies in {data}, where the sheet would be read as an image; choose another place")
 
 
 def _image_shape(plan: Path | None, size: str | None, channels: int) -> tuple[int, int, int]:

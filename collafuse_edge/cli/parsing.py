@@ -15,6 +15,19 @@ def comma_integers(option: str, text: str) -> tuple[int, ...]:
         raise InputError(f"--{option} {text!r} is not a list of integers; valid: for example 20,10,5") from None
 
 
+def value_window(text: str) -> tuple[float, float]:
+    """ "-160:240" -> (-160.0, 240.0).
+
+    Raises:
+        InputError: not LOW:HIGH.
+    """
+    try:
+        low, high = text.split(":")
+        return float(low), float(high)
+    except ValueError:
+        raise InputError(f"--window {text!r} is not LOW:HIGH; valid: for example -160:240") from None
+
+
 def slice_range(text: str) -> tuple[int, int]:
     """ "60:100" -> (60, 100).
 

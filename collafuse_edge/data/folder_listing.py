@@ -1,7 +1,7 @@
 """The files of a folder: found through links, each once, without what only computers put there."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from collafuse_edge.data.globs import matcher, matches
@@ -13,8 +13,8 @@ _JUNK = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "Thu
 """Of archives made on a Mac, of Windows disks, and thumbnails of Synology's: copies or leftovers, never data."""
 
 
-def list_files(root: Path, endings: tuple[str, ...], notes: Notes) -> list[PurePath]:
-    """Files below ``root`` with one of ``endings`` (lower case), relative to it, sorted by path.
+def list_files(root: Path, is_known: Callable[[Path], bool], notes: Notes) -> list[PurePath]:
+    """Files below ``root`` of a known kind, relative to it, sorted by path.
 
     Links are followed, each real folder once. Hidden files and folders (leading dot) and those of ``_JUNK`` are left
     out, and noted where they could have been images; of files with other endings the endings are noted.
@@ -27,7 +27,7 @@ def list_files(root: Path, endings: tuple[str, ...], notes: Notes) -> list[PureP
     for path in sorted(_walk(root, notes), key=lambda path: path.parts):
         if path.name in _JUNK:
             continue
-        known = path.name.lower().endswith(endings)
+        known = is_known(path)
         if path.name.startswith("."):
             hidden += known
         elif known:

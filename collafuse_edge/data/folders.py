@@ -9,6 +9,7 @@ import numpy as np
 
 from collafuse_edge.data.array_labels import Labels, text_labels
 from collafuse_edge.data.class_names import ClassNames, class_paths
+from collafuse_edge.data.dicom_slices import is_dicom, open_series
 from collafuse_edge.data.folder_listing import choose_files, list_files
 from collafuse_edge.data.image_folder import EXTENSIONS, open_images
 from collafuse_edge.data.image_set import Int64Array, Selection, Source
@@ -27,11 +28,13 @@ def open_folder(source: str, root: Path, selection: Selection, notes: Notes) -> 
     Raises:
         InputError: nothing here to read, several kinds, or an option that does not fit what is here.
     """
-    every = list_files(root, EXTENSIONS + VOLUMES, notes)
+    every = list_files(root, _is_known, notes)
     files = choose_files(root, every, selection.include, selection.exclude, notes)
     if not files:
         known = " ".join(EXTENSIONS + VOLUMES)
-        raise InputError(f"{source} holds no image; valid: files ending in {known}, sub-folders included")
+        raise InputError(
+            f"{source} holds no image; valid: files ending in {known}, and DICOM of any name, sub-folders included"
+        )
     if selection.labels_file is None:
         taken = choose_split(root, files, selection.split, notes)
         labels = _folder_labels(files, taken, notes)
@@ -41,6 +44,15 @@ def open_folder(source: str, root: Path, selection: Selection, notes: Notes) -> 
         taken = choose_split(root, files, selection.split, notes)
         labels = _of(files, taken, text_labels([table[file] for file in files], notes))
     return tuple(_parts(source, root, taken, labels, selection))
+
+
+def _is_known(path: Path) -> bool:
+    return path.name.lower().endswith(EXTENSIONS + VOLUMES) or is_dicom(path)
+
+
+def _kind(file: PurePath) -> str:
+    name = file.name.lower()
+    return "images" if name.endswith(EXTENSIONS) else "NIfTI volumes" if name.endswith(VOLUMES) else "DICOM files"
 
 
 def _folder_labels(files: Sequence[PurePath], taken: Sequence[PurePath], notes: Notes) -> Labels:
@@ -71,27 +83,28 @@ def _of(files: Sequence[PurePath], taken: Sequence[PurePath], labels: Labels) ->
 
 
 def _parts(source: str, root: Path, files: list[PurePath], labels: Labels, selection: Selection) -> Iterator[Source]:
-    pictures = [file for file in files if file.name.lower().endswith(EXTENSIONS)]
-    if pictures and len(pictures) < len(files):
-        volume = next(file for file in files if file not in pictures)
-        raise InputError(
-            f"{source} holds both images ({pictures[0].name}) and NIfTI volumes ({volume.name}); "
-            "give a folder with one kind, or choose with --include"
+    kinds = {_kind(file): file.name for file in reversed(files)}
+    if len(kinds) > 1:
+        found = " and ".join(
+            f"{kind} ({kinds[kind]})" for kind in ("images", "NIfTI volumes", "DICOM files") if kind in kinds
         )
-    if pictures:
+        raise InputError(f"{source} holds both {found}; give a folder with one kind, or choose with --include")
+    if "images" in kinds:
         if selection.slices is not None:
             start, stop = selection.slices
             raise InputError(
-                f"slices {start}:{stop} does not fit {source}: only NIfTI volumes have slices; leave it out"
+                f"slices {start}:{stop} does not fit {source}: only NIfTI volumes and DICOM series have slices; "
+                "leave it out"
             )
-        opened = open_images([root / file for file in files])
+        opened = open_images([root / file for file in files], selection.scaling())
         names = tuple(file.as_posix() for file in files)
         yield replace(
             opened, labels=labels.numbers, label_names=labels.names, why_unlabelled=labels.why_none, row_names=names
         )
         return
     for start, stop in _runs(labels.numbers, len(files)):
-        opened = open_volumes([root / file for file in files[start:stop]], selection.slices)
+        open_part = open_volumes if "NIfTI volumes" in kinds else open_series
+        opened = open_part([root / file for file in files[start:stop]], selection.slices, selection.scaling())
         numbers = None if labels.numbers is None else np.full(opened.count, labels.numbers[start])
         yield replace(opened, labels=numbers, label_names=labels.names, why_unlabelled=labels.why_none)
 

@@ -1,6 +1,5 @@
 """The idx format of MNIST (http://yann.lecun.com/exdb/mnist/): two zero bytes, type, dimensions, data, big-endian."""
 
-import gzip
 import math
 import re
 import struct
@@ -10,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_edge.data.bounded import read_gzip, require_room
 from collafuse_edge.data.image_set import Source
 from collafuse_edge.data.npz_arrays import array_source
+from collafuse_edge.data.scaling import Scaling
 from collafuse_runtimes.errors import InputError
 
 _UBYTE = 8
 
 
-def open_idx(path: Path) -> Source:
+def open_idx(path: Path, scaling: Scaling | None = None) -> Source:
     """Images (N,H,W), (N,H,W,1) or (N,H,W,3) with the labels of the file beside it, if there is one.
 
     The labels file of ``train-images-idx3-ubyte[.gz]`` is ``train-labels-idx1-ubyte[.gz]``.
@@ -26,7 +27,7 @@ def open_idx(path: Path) -> Source:
         InputError: a file is damaged, not of unsigned bytes, or images and labels differ in number.
     """
     labels = _labels_beside(path)
-    return array_source(str(path), _read(path), None if labels is None else _read(labels))
+    return array_source(str(path), _read(path), None if labels is None else _read(labels), scaling=scaling)
 
 
 def _labels_beside(images: Path) -> Path | None:
@@ -36,16 +37,30 @@ def _labels_beside(images: Path) -> Path | None:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
+    """The header first; then no more bytes than it announces."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, dimensions = struct.unpack_from(">HBB", data)
-        shape = struct.unpack_from(f">{dimensions}I", data, 4)
+        head = _first_bytes(path, 4 + 4 * 255)
+        zeros, kind, dimensions = struct.unpack_from(">HBB", head)
+        shape = struct.unpack_from(f">{dimensions}I", head, 4)
+        if zeros or kind != _UBYTE:
+            raise InputError(
+                f"{path} starts with {head[:4].hex(' ')}; valid: 00 00 08 and the dimensions (idx of ubyte)"
+            )
+        start, size = 4 + 4 * dimensions, math.prod(shape)
+        if path.suffix == ".gz":
+            require_room(path, path.stat().st_size, size)
+        data = _first_bytes(path, start + size) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise InputError(f"cannot read {path}: damaged or truncated ({error}); fetch it again") from error
-    if zeros or kind != _UBYTE:
-        raise InputError(f"{path} starts with {data[:4].hex(' ')}; valid: 00 00 08 and the dimensions (idx of ubyte)")
-    start = 4 + 4 * dimensions
-    if len(data) - start != math.prod(shape):
-        found = len(data) - start
-        raise InputError(f"{path} has {found} bytes for shape {shape}: damaged or truncated; fetch it again")
+    if len(data) - start != size:
+        found = f"{len(data) - start} bytes" if len(data) - start < size else "more bytes than belong there"
+        raise InputError(f"{path} has {found} for shape {shape}: damaged or truncated; fetch it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _first_bytes(path: Path, size: int) -> bytes:
+    """``size`` bytes from the start, decompressed, and one more where there are more; fewer where there are not."""
+    if path.suffix == ".gz":
+        return read_gzip(path, size)
+    with path.open("rb") as stream:
+        return stream.read(size + 1)

@@ -1,5 +1,6 @@
 """What the readers hand on: a finished set of images, the wish that led to it, and a source not yet read."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.data.notes import Notes
+from collafuse_edge.data.scaling import Scaling
 from collafuse_runtimes.errors import InputError
 
 Float32Array = npt.NDArray[np.float32]
@@ -73,9 +75,11 @@ class Selection:
         limit: keep the first ``limit`` images of what the rest selected.
         include, exclude: folders only, patterns of ``globs``.
         labels_file: folders only, a table of ``labels_file``.
+        window: LOW and HIGH, the stored values that become black and white; beyond them values are clipped.
+        max_value: the stored value that becomes white, of pictures and arrays of whole numbers.
 
     Raises:
-        InputError: ``slices`` or ``limit`` is out of range.
+        InputError: ``slices``, ``limit``, ``window`` or ``max_value`` is out of range.
     """
 
     split: str | None = None
@@ -85,6 +89,8 @@ class Selection:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     labels_file: Path | None = None
+    window: tuple[float, float] | None = None
+    max_value: int | None = None
 
     def __post_init__(self) -> None:
         if self.slices is not None and not 0 <= self.slices[0] < self.slices[1]:
@@ -92,6 +98,17 @@ class Selection:
             raise InputError(f"slices {start}:{stop} select nothing; valid: START:STOP with 0 <= START < STOP")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit {self.limit} selects nothing; valid: 1 or more")
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
+            low, high = self.window
+            raise InputError(f"window {low:g}:{high:g} is empty; valid: LOW:HIGH with LOW < HIGH, for example -160:240")
+        if self.max_value is not None and self.max_value < 1:
+            raise InputError(f"max value {self.max_value} out of range: valid are 1 and more, for example 4095")
+        if self.window is not None and self.max_value is not None:
+            raise InputError("--window and --max-value both say what is white; give one of them")
+
+    def scaling(self) -> Scaling:
+        """How stored values become [0, 1], for one source."""
+        return Scaling(self.window, self.max_value)
 
 
 @dataclass(frozen=True)

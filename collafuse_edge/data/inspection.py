@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_edge.data.conversions import class_name, duplicates
+from collafuse_edge.data.conversions import duplicates
 from collafuse_edge.data.image_set import ImageSet, Int64Array
-from collafuse_edge.data.notes import listed
-from collafuse_runtimes.images import write_contact_sheet
+from collafuse_edge.data.notes import listed, one_line
+from collafuse_edge.data.sheet import write_sheet
 
-MOST = 64
 _NAMED = 20
 PRIVATE = "the sheet shows private images: it is for the site that owns them, and its file is for you alone (mode 0600)"
 
@@ -52,7 +51,7 @@ def inspect_images(images: ImageSet, sheet: Path | None, seed: int = 0) -> DataR
         ArtefactError: the sheet cannot be written.
     """
     if sheet is not None:
-        _write_sheet(images, sheet, seed)
+        write_sheet(images, sheet, seed)
     low, high = float(images.images.min()), float(images.images.max())
     names = images.row_names or tuple(map(str, range(len(images))))
     return DataReport(
@@ -80,36 +79,11 @@ def describe_data(report: DataReport) -> list[str]:
         f"{report.range_after[0]:.3f} to {report.range_after[1]:.3f} as the network sees them",
     ]
     lines += [f"note      {line}" for line in report.notes]
-    lines += [f"twice     {one} is {other}" for one, other in report.duplicates[:_NAMED]]
+    lines += [one_line(f"twice     {one} is {other}") for one, other in report.duplicates[:_NAMED]]
     if report.sheet is not None:
         drawn = report.source.startswith("phantom:")
         lines += [f"wrote     {report.sheet}", *([] if drawn else [f"warning   {PRIVATE}"])]
     return lines
-
-
-def chosen_rows(labels: Int64Array | None, count: int, seed: int) -> Int64Array:
-    """At most ``MOST`` rows, class by class, of each class the same number where it has as many; a draw of ``seed``."""
-    random = np.random.Generator(np.random.Philox(seed))
-    order = random.permutation(count)
-    if labels is None:
-        return np.sort(order[:MOST])
-    classes = np.unique(labels)[:MOST]
-    queues = [order[labels[order] == number].tolist() for number in classes]
-    taken: list[list[int]] = [[] for _ in queues]
-    while any(queues) and sum(map(len, taken)) < MOST:
-        for queue, rows in zip(queues, taken, strict=True):
-            if queue and sum(map(len, taken)) < MOST:
-                rows.append(queue.pop(0))
-    return np.array([row for rows in taken for row in sorted(rows)], np.int64)
-
-
-def _write_sheet(images: ImageSet, sheet: Path, seed: int) -> None:
-    rows = chosen_rows(images.labels, len(images), seed)
-    captions = None
-    if images.labels is not None:
-        captions = [class_name(number, images.label_names) for number in images.labels[rows].tolist()]
-        captions = [text.encode("ascii", "replace").decode() for text in captions]
-    write_contact_sheet(sheet, images.images[rows], columns=min(8, len(rows)), captions=captions, mode=0o600)
 
 
 def _counts(labels: Int64Array, names: tuple[str, ...] | None) -> dict[str, int]:

@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from collafuse_edge.data.conversions import Conversions, duplicate_lines, head_lines
+from collafuse_edge.data.dicom_slices import is_dicom, open_series
+from collafuse_edge.data.image_folder import EXTENSIONS, open_images
 from collafuse_edge.data.image_set import Float32Array, ImageSet, Int64Array, Selection, Source
-from collafuse_edge.data.notes import Notes
+from collafuse_edge.data.notes import Notes, one_line
 from collafuse_edge.data.phantom import open_phantoms
 from collafuse_edge.data.pixels import fit
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.home import expand
 
 KINDS = (
-    "a folder of images, .npz, idx or idx.gz, .nii or .nii.gz or a folder of them, "
+    "a folder of images, an image, .npz, idx or idx.gz, .nii or .nii.gz, DICOM, or a folder of one of these, "
     "or phantom:<population>[:<count>[:<seed>]]"
 )
 _IDX_NAME = re.compile(r"[-.]idx\d?(-ubyte)?(\.gz)?$")
 _EVERYTHING = Selection()
 _OF_FOLDERS = ("include", "exclude", "labels_file")
+_FILES = "folders have files to choose and to label"
 
 
 def load_images(source: str, image_shape: tuple[int, int, int], selection: Selection = _EVERYTHING) -> ImageSet:
@@ -33,7 +36,8 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
     - ``.npz``: ``images`` (N,H,W), (N,H,W,1) or (N,H,W,3) [, ``labels``, ``label_names``, ``split``], or MedMNIST's
       ``train_images``, ``train_labels``, ``val_...``, ``test_...``;
     - idx (the MNIST format), plain or gzipped, with the labels file beside it if there is one;
-    - NIfTI volumes: axial slices, each divided by its maximum, empty ones dropped;
+    - NIfTI volumes: axial slices, a volume scaled as a whole, empty ones dropped;
+    - DICOM series: slices in the order of their positions;
     - phantoms: drawn, not read.
 
     Args:
@@ -72,6 +76,7 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
     for part in parts:
         conversions.notes.merge(part.notes)
     lines += (*conversions.lines(), *duplicate_lines(images, numbers, names))
+    lines = tuple(one_line(line) for line in lines)
     return ImageSet(
         images, numbers, first.label_names, source, lines, first.why_unlabelled, conversions.found, tuple(names)
     )
@@ -80,12 +85,13 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
 def is_image_source(path: Path) -> bool:
     """Whether ``load_images`` would try to read this path: a folder, or a file with a name of a known kind."""
     name = path.name.lower()
-    return path.is_dir() or name.endswith((".npz", ".nii", ".nii.gz")) or bool(_IDX_NAME.search(name))
+    known = (".npz", ".nii", ".nii.gz", *EXTENSIONS)
+    return path.is_dir() or name.endswith(known) or bool(_IDX_NAME.search(name)) or is_dicom(path)
 
 
 def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, notes: Notes) -> tuple[Source, ...]:
     if source.partition(":")[0] == "phantom":
-        _refuse_unused(source, selection, "split", "slices", *_OF_FOLDERS)
+        _refuse_unused(source, selection, "split", "slices", "window", "max_value", *_OF_FOLDERS)
         return (open_phantoms(source, image_shape),)
     path = expand(source)
     if not source or not os.path.exists(path):  # noqa: PTH110  Path.exists raises on names no file can have
@@ -104,25 +110,31 @@ def _open_file(source: str, path: Path, selection: Selection) -> Source:
         from collafuse_edge.data.nifti_slices import open_volumes
 
         _refuse_unused(source, selection, "split")
-        return open_volumes([path], selection.slices)
+        return open_volumes([path], selection.slices, selection.scaling())
+    if not name.endswith((*EXTENSIONS, ".npz")) and is_dicom(path):
+        _refuse_unused(source, selection, "split")
+        return open_series([path], selection.slices, selection.scaling())
     _refuse_unused(source, selection, "slices")
     if name.endswith(".npz"):
         from collafuse_edge.data.npz_arrays import open_npz
 
-        return open_npz(path, selection.split)
+        return open_npz(path, selection.split, selection.scaling())
     if _IDX_NAME.search(name):
         from collafuse_edge.data.idx_files import open_idx
 
         _refuse_unused(source, selection, "split")
-        return open_idx(path)
+        return open_idx(path, selection.scaling())
+    if name.endswith(EXTENSIONS):
+        _refuse_unused(source, selection, "split")
+        return open_images([path], selection.scaling())
     raise InputError(f"{source} is of no known kind; valid: {KINDS}")
 
 
 def _refuse_unused(source: str, selection: Selection, *fields: str) -> None:
-    has = {"split": "folders and .npz files have splits", "slices": "NIfTI volumes have slices"}
+    has = {"split": "folders and .npz files have splits", "slices": "NIfTI volumes and DICOM series have slices"}
     for field in fields:
         if getattr(selection, field):
-            reason = has.get(field, "folders have files to choose and to label")
+            reason = has.get(field, "read images have values to scale" if field in ("window", "max_value") else _FILES)
             raise InputError(f"{field} {_shown(selection, field)} does not fit {source}: only {reason}; leave it out")
 
 

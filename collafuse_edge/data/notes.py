@@ -27,6 +27,11 @@ class Notes:
         return tuple(f"{what}: {images(count)}" if count else what for what, count in self._counts.items())
 
 
+def one_line(text: str) -> str:
+    """The text with a question mark for each character that would break a line or move the cursor."""
+    return "".join(letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else "?" for letter in text)
+
+
 def images(count: int) -> str:
     """ "1 image", "2 images"."""
     return f"{count} image{'s' * (count != 1)}"

@@ -1,43 +1,45 @@
-"""From stored pixels to the plan's tensor: range, channels, aspect ratio, size."""
+"""From pixels in [0, 1] to the plan's tensor: channels, aspect ratio, size."""
 
-from typing import Any
+import math
 
 import numpy as np
-import numpy.typing as npt
 
 from collafuse_edge.data.image_set import Float32Array
 from collafuse_runtimes.errors import InputError
 
-_FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601, the weights of Pillow's mode L."""
+MAX_PADDING = 16
+"""Canvas to image, in pixels; beyond it an image is shrunk first and padded then."""
+SMALL_CANVAS = 1 << 20
+MAX_STRETCH = 64
 
 
-def check_pixels(name: str, pixels: npt.NDArray[Any]) -> None:
-    """Require uint8, uint16 or floats in [0, 1]; ``pixels`` is a stack of images, first axis the image.
+def isotropic(image: Float32Array, rows: float, columns: float) -> Float32Array:
+    """``image`` (h, w) or (h, w, 3) stretched to square pixels of the smaller spacing, in [0, 1].
+
+    Args:
+        rows: distance of neighbouring rows, any unit.
+        columns: distance of neighbouring columns.
 
     Raises:
-        InputError: another dtype, NaN or Inf (names the first image) or a range beyond [0, 1] (names the range).
+        InputError: a spacing is no positive number, or one is more than ``MAX_STRETCH`` times the other.
     """
-    if pixels.dtype.newbyteorder("=") in _FULL_SCALE or not pixels.size:
-        return
-    if pixels.dtype.kind != "f":
-        raise InputError(f"{name} has pixels of dtype {pixels.dtype}; valid: uint8, uint16, or floats in 0 to 1")
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        first = next(i for i, image in enumerate(pixels) if not np.isfinite(image).all())
-        raise InputError(f"{name} holds NaN or Inf, first in image {first}; mend or remove it")
-    if low < 0 or high > 1:
-        raise InputError(f"{name} has float pixels from {low:g} to {high:g}; valid: 0 to 1; rescale them first")
-
-
-def to_unit(pixels: npt.NDArray[Any]) -> Float32Array:
-    """Checked pixels to float32 in [0, 1]: uint8 / 255, uint16 / 65535, floats as they are."""
-    full_scale = _FULL_SCALE.get(pixels.dtype.newbyteorder("="))
-    if full_scale is None:
-        return pixels.astype(np.float32, copy=False)
-    unit: Float32Array = np.divide(pixels, np.float32(full_scale), dtype=np.float32)
-    return unit
+    if not (0 < rows < math.inf and 0 < columns < math.inf):
+        raise InputError(
+            f"spacing {rows:g} x {columns:g} is no distance of pixels; mend the header or convert the file"
+        )
+    finest = min(rows, columns)
+    if max(rows, columns) > MAX_STRETCH * finest:
+        raise InputError(
+            f"spacing {rows:g} x {columns:g} stretches pixels more than {MAX_STRETCH}-fold; check the header"
+        )
+    height, width = max(1, round(image.shape[0] * rows / finest)), max(1, round(image.shape[1] * columns / finest))
+    if (height, width) == image.shape[:2]:
+        return image
+    if image.ndim == 2:
+        return _lanczos(image, height, width)
+    return np.stack([_lanczos(image[..., channel], height, width) for channel in range(image.shape[2])], axis=-1)
 
 
 def fit(image: Float32Array, out: Float32Array) -> None:
@@ -61,19 +63,32 @@ def fit(image: Float32Array, out: Float32Array) -> None:
 def _resized(plane: Float32Array, height: int, width: int) -> Float32Array:
     if plane.shape == (height, width):
         return plane.clip(0, 1)
+    h, w = plane.shape
+    rows, columns = _canvas(h, w, height, width)
+    if rows * columns > max(MAX_PADDING * h * w, SMALL_CANVAS):  # a strip: the canvas would take the memory
+        plane = _lanczos(plane, max(1, _rounded(h * height, rows)), max(1, _rounded(w * width, columns)))
+        return _centred(plane, height, width)
+    return _lanczos(_centred(plane, rows, columns), height, width)
+
+
+def _lanczos(plane: Float32Array, height: int, width: int) -> Float32Array:
     from PIL import Image
 
-    padded = Image.fromarray(np.ascontiguousarray(_padded(plane, height, width)))  # mode "F"
-    resized: Float32Array = np.asarray(padded.resize((width, height), Image.Resampling.LANCZOS))
+    image = Image.fromarray(np.ascontiguousarray(plane))  # mode "F"
+    resized: Float32Array = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
     return resized.clip(0, 1)
 
 
-def _padded(plane: Float32Array, height: int, width: int) -> Float32Array:
-    """Centre ``plane`` in the smallest black canvas of aspect ratio ``height``:``width``."""
-    h, w = plane.shape
+def _canvas(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    """The smallest canvas of aspect ratio ``height``:``width`` that holds h x w."""
     if h * width == w * height:
-        return plane
-    rows, columns = max(h, _rounded(w * height, width)), max(w, _rounded(h * width, height))
+        return h, w
+    return max(h, _rounded(w * height, width)), max(w, _rounded(h * width, height))
+
+
+def _centred(plane: Float32Array, rows: int, columns: int) -> Float32Array:
+    """``plane`` amid black."""
+    h, w = plane.shape
     top, left = (rows - h) // 2, (columns - w) // 2
     return np.pad(plane, ((top, rows - h - top), (left, columns - w - left)))
 

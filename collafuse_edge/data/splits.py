@@ -52,9 +52,10 @@ def choose_split(root: Path, files: Sequence[PurePath], wanted: str | None, note
     outside = [file for file, split in zip(files, found, strict=True) if split is None]
     shown = ", ".join(f"{split} {counts[split]}" for split in SPLITS if split in counts)
     if wanted is None and outside:
+        first, one = outside[0].as_posix(), next(split for split in SPLITS if split in counts)
         raise InputError(
             f"{root} holds folders named like splits ({shown}) beside {images(len(outside))} outside of them (first: "
-            f"{outside[0].as_posix()!r}); give --split {next(s for s in SPLITS if s in counts)}, or --split all"
+            f"{first!r}); give --split {one}, or --split all, or rename what is a class"
         )
     if wanted == EVERY:
         notes.say(f"every split taken: {shown}" + (f", outside of them {len(outside)}" if outside else ""))

@@ -7,7 +7,7 @@ from typing import Any
 from collafuse_edge.importing.scheduler import SchedulerMatch, check_scheduler
 from collafuse_runtimes.checkpoint import ROLES, read_checkpoint, write_checkpoint
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
-from collafuse_runtimes.foreign import class_name, read_config, require_no_pickle
+from collafuse_runtimes.foreign import class_name, read_config, require_no_monai, require_no_pickle
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.sealed import sha256_file
 from collafuse_runtimes.versions import git_commit, versions
@@ -129,6 +129,7 @@ def _find(source: Path, scheduler: Path | None) -> tuple[Path, Path]:
         raise ArtefactError(
             f"{source} is a checkpoint of collafuse-edge already; give it to handoff or export as it is"
         )
+    require_no_monai(source)
     folder = source
     if class_name(source, "model_index.json") is not None:
         folder = _unet_of(source)

@@ -2,7 +2,7 @@
 
 from collafuse_edge.data import ImageSet
 from collafuse_edge.training.tasks import ClientTask
-from collafuse_runtimes.classes import MAX_CLASSES
+from collafuse_runtimes.classes import MAX_CLASSES, read_class_names
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.plan import SplitPlan
 
@@ -11,7 +11,8 @@ def client_task(plan: SplitPlan, data: ImageSet, conditional: bool) -> tuple[Cli
     """The task and the head's number of classes (None for an unconditional head).
 
     Raises:
-        InputError: a conditional head was asked for and the data has no labels, or more classes than a head can have.
+        InputError: a conditional head was asked for and the data has no labels, more classes than a head can have, or
+            names of classes that cannot be kept.
     """
     if not conditional:
         return ClientTask(plan, data.images), None
@@ -24,4 +25,6 @@ def client_task(plan: SplitPlan, data: ImageSet, conditional: bool) -> tuple[Cli
             f"{data.source} has label {num_classes - 1}, so {num_classes} classes; valid: at most {MAX_CLASSES}: "
             "number them from 0, or give them names"
         )
+    if data.class_names is not None:
+        read_class_names(list(data.class_names), num_classes)  # before the training, not when it is read again
     return ClientTask(plan, data.images, data.labels, num_classes), num_classes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from collafuse_edge.training.arithmetic import describe_arithmetic
 from collafuse_edge.training.compiled import require_compiler, require_same_gradients
 from collafuse_edge.training.resume import (
     Progress,
@@ -353,6 +354,7 @@ def _publish(run: TrainRun, state: TrainState, progress: Progress, accelerator: 
         "losses": [list(pair) for pair in progress.losses],
         "seconds": round(progress.seconds, 3),
         "device": accelerator.device.type,
+        "arithmetic": describe_arithmetic(accelerator.device.type),
         "processes": accelerator.num_processes,
         "versions": versions("collafuse-edge", "torch", "diffusers", "accelerate", "numpy"),
         "git_commit": git_commit(),

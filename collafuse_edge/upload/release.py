@@ -1,7 +1,7 @@
 """Releasing a shard: compare with the ledger, make, record, publish. The record stands before the shard does."""
 
+import hashlib
 import os
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,10 +12,9 @@ from collafuse_edge.upload.key import default_key_path, load_or_create_upload_ke
 from collafuse_edge.upload.ledger import Ledger, ledger_path, locked, read_ledger, write_ledger
 from collafuse_edge.upload.make import make_paper_shard, make_shard, require_noisy_level, require_server_part
 from collafuse_runtimes.checks import check_images
-from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
+from collafuse_runtimes.errors import CheckFailed, InputError
 from collafuse_runtimes.noise import Float32Array, check_seed
 from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.sealed import sha256_file
 from collafuse_runtimes.secret_file import Secret
 
 
@@ -83,9 +82,8 @@ def upload_images(
         if strict and warnings:
             raise CheckFailed(f"refused by --strict: {'; '.join(w.text for w in warnings)}")
         shard = make_paper_shard(images, plan, draws, seed) if level < 0 else make_shard(images, plan, secret.key)
-        aside = out.with_name(f".upload.{secrets.token_hex(6)}.partial")
-        try:
-            _write_aside(aside, out, shard, dtype)
+
+        def record(shard_bytes: bytes) -> None:
             release = release_of(
                 candidates,
                 secret.key,
@@ -94,12 +92,11 @@ def upload_images(
                 fingerprint=plan.fingerprint,
                 level=level,
                 alpha_bar=alpha_bar,
-                shard_sha256=sha256_file(aside),
+                shard_sha256=hashlib.sha256(shard_bytes).hexdigest(),
             )
             write_ledger(ledger_file, secret.key, (ledger or Ledger()).with_release(release))
-            _publish(aside, out)
-        finally:
-            aside.unlink(missing_ok=True)
+
+        write_shard(out, shard, dtype, before_rename=record)
     return Uploaded(shard, key, secret.created, ledger_file, warnings, tuple(notes))
 
 
@@ -110,9 +107,8 @@ def describe_upload(uploaded: Uploaded, path: Path) -> list[str]:
     if shard.protocol == "paper":
         lines.append("warning   this shard DISCLOSES every image: x_0 follows from (x_t, epsilon, t)")
     else:
-        alpha_bar_n = shard.plan.alpha_bar_at(shard.plan.handover_level)
         lines += [
-            f"contains  each image once, at alpha_bar {alpha_bar_n:.4f}; no clean image, noise, label or file name",
+            f"contains  each image once, with {shard.plan.noise_text}; no clean image, noise, label or file name",
             "note      noise hides detail, it is no proof of privacy: at small c a shard still resembles its images",
         ]
     return [
@@ -166,17 +162,3 @@ def _about_key(secret: Secret, key: Path, ledger: Ledger | None) -> list[Finding
             )
         )
     return findings
-
-
-def _write_aside(aside: Path, out: Path, shard: Shard, dtype: str) -> None:
-    try:
-        write_shard(aside, shard, dtype)
-    except ArtefactError as error:
-        raise ArtefactError(str(error).replace(str(aside), str(out))) from error
-
-
-def _publish(aside: Path, out: Path) -> None:
-    try:
-        aside.replace(out)
-    except OSError as error:
-        raise ArtefactError(f"cannot write {out}: {error.strerror}; choose another name") from error

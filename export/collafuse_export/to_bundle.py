@@ -67,7 +67,7 @@ def export_with_report(
         step_counts: denoising steps to bake in, the first is the default; None is full stride.
         sampler: baked in; default DDIM, eta 0.
         precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
-        opset: 20, or 17 for TensorRT 8 (JetPack 5).
+        opset: 20, or 17 for older libraries (JetPack 5).
         calibration: hand-over tensors of the bundle's plan; int8 is fitted to some of them and judged on others, fp16
             judged on all (on the golden vectors where there are none).
         force: whether to publish a precision that is slower than float32 or too far from it. The gate of the golden

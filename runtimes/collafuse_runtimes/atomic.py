@@ -15,6 +15,8 @@ from collafuse_runtimes.partial import PARTIAL, PREVIOUS, beside, is_partial, op
 Check = Callable[[Path], None]
 """Raises where something may not be replaced."""
 
+BeforeRename = Callable[[bytes], None]
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _REMEDIES = {
@@ -24,11 +26,20 @@ _REMEDIES = {
 }
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, check: Check | None = None) -> None:
+def write_bytes(
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = 0o644,
+    check: Check | None = None,
+    before_rename: BeforeRename | None = None,
+) -> None:
     """Replace or create ``path`` with ``data`` in one rename; ``mode`` less the umask. A link stays a link.
 
     Args:
         check: called with ``path`` before anything is written and again before the rename.
+        before_rename: called with ``data`` when it is on the disk and only the rename is left; ``path`` stays as it was
+            if this raises.
 
     Raises:
         ArtefactError: the directory is missing, not writable or full, or ``check`` refuses; ``path`` is as it was
@@ -49,6 +60,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, check: Check | No
             os.fsync(handle.fileno())
         if check is not None:
             check(path)
+        if before_rename is not None:
+            before_rename(data)
         aside.replace(target)
     except OSError as error:
         raise cannot_write(path, error) from error

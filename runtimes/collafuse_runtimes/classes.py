@@ -26,8 +26,8 @@ def read_class_names(stated: Any, num_classes: int | None) -> tuple[str, ...] | 
     names = stated if isinstance(stated, list) else []
     if num_classes is None or len(names) != num_classes or not all(_is_name(name) for name in names):
         raise InputError(
-            f"class_names {reprlib.repr(stated)} are not one name of 1 to {MAX_NAME} characters for each of "
-            f"{num_classes or 'no'} classes"
+            f"class_names {reprlib.repr(stated)} are not one name of 1 to {MAX_NAME} printable characters for each of "
+            f"{num_classes or 'no'} classes; rename the class and train again"
         )
     if len(set(names)) < len(names):
         raise InputError(f"class_names {reprlib.repr(stated)} repeat; valid: all different")

@@ -8,13 +8,11 @@ import numpy as np
 
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.inspection import (
-    IMAGES,
     Describer,
     Facts,
     disclosure,
     file_facts,
     plan_facts,
-    version_fact,
 )
 
 _GENERATED = "generated tensors, no site's image"
@@ -23,7 +21,7 @@ _GENERATED = "generated tensors, no site's image"
 def _plan(path: Path) -> Facts:
     from collafuse_runtimes.plan_file import read_plan
 
-    return {**version_fact(), **plan_facts(read_plan(path)), **file_facts(path)}
+    return {**plan_facts(read_plan(path)), **file_facts(path)}
 
 
 def _handover(path: Path) -> Facts:
@@ -33,7 +31,6 @@ def _handover(path: Path) -> Facts:
     steps, span = len(found.timesteps), found.plan.t_c
     server = found.server_sha256 or "none ran"
     return {
-        **version_fact(),
         **plan_facts(found.plan),
         "count": (len(found), f"{len(found)} tensors, sample indices from {found.first_index}, seed {found.seed}"),
         "seed": (found.seed, ""),
@@ -54,7 +51,6 @@ def _head(path: Path) -> Facts:
     network, parity = head.network, head.parity
     names = "" if head.class_names is None else f": {shown(head.class_names)}"
     return {
-        **version_fact(),
         "role": ("client", "client head"),
         **plan_facts(head.plan),
         "steps": (counts, f"{', '.join(map(str, counts))} by {head.sampler.name}, eta {head.sampler.eta:g}"),
@@ -80,7 +76,6 @@ def _checkpoint(path: Path) -> Facts:
     steps, images = training.get("steps"), training.get("images")
     names = "" if found.class_names is None else f": {shown(found.class_names)}"
     return {
-        **version_fact(),
         "role": (found.role, found.role),
         **plan_facts(found.plan),
         "network": (found.network.preset, found.network.preset),
@@ -111,7 +106,6 @@ def _tensors(path: Path, format_name: str, text: str) -> Facts:
 
     tensors, _ = read_tensors(path, format_name)
     return {
-        **version_fact(),
         "count": (len(tensors), f"{len(tensors)} tensors"),
         **disclosure(False, text),
         **file_facts(path),
@@ -120,33 +114,38 @@ def _tensors(path: Path, format_name: str, text: str) -> Facts:
 
 def _part(path: Path) -> Facts:
     """A sealed JSON that belongs to a folder: the folder is explained."""
-    from collafuse_runtimes.inspection import format_of
+    from collafuse_runtimes.inspection import stated
 
-    name = format_of(path.parent)
-    if name is None:
+    whole = stated(path.parent)
+    if whole is None or whole.format not in DEVICE:
         raise ArtefactError(f"{path} is a part of a folder whose other files are missing; inspect the whole folder")
-    return {
-        "part_of": (str(path.parent), f"{path.parent}, of which all is explained here"),
-        **DEVICE[name][1](path.parent),
-    }
+    text = f"{path.parent}, of which all is explained here"
+    return {"part_of": (str(path.parent), text), **DEVICE[whole.format][1](path.parent)}
 
 
 def _images(path: Path) -> Facts:
+    from collafuse_runtimes.image_record import read_record
     from collafuse_runtimes.infer import ARRAY_FILE
 
+    record = read_record(path / ARRAY_FILE)
     try:
         with np.load(path / ARRAY_FILE, allow_pickle=False) as arrays:
             shape = arrays["images"].shape
     except Exception as error:  # damaged archives raise a dozen kinds
         raise ArtefactError(
-            f"{path / ARRAY_FILE} is damaged ({' '.join(str(error).split())[:80]}); infer again"
+            f"{path / ARRAY_FILE} is damaged ({' '.join(str(error).split())[:80]}); run `infer` again"
         ) from None
     pictures = sum(1 for file in path.glob("[0-9]*.png"))
     if len(shape) != 4 or pictures != shape[0]:
         raise ArtefactError(f"{path} holds {pictures} pictures but images of shape {shape}; run `infer` again")
+    made_by = {} if record is None else record.head or {}
+    steps = f"{made_by.get('steps')} steps by {made_by.get('engine')}" if made_by else "not recorded"
     return {
+        **({} if record is None else plan_facts(record.plan)),
         "count": (shape[0], f"{shape[0]} images of {'x'.join(map(str, shape[1:]))}"),
         "image_shape": (list(shape[1:]), ""),
+        "head": (made_by.get("name"), f"{made_by['name']}, {steps}" if made_by else steps),
+        "steps": (made_by.get("steps"), ""),
         **disclosure(False, "generated images, no site's; a head may remember images it was trained on"),
         "sha256": _sha256(path / ARRAY_FILE),
     }
@@ -166,7 +165,6 @@ def _engine(path: Path) -> Facts:
     key = found.get("key")
     key = key if isinstance(key, dict) else {}
     return {
-        **version_fact(),
         "key": (key, "; ".join(f"{name} {str(value)[:40]}" for name, value in key.items())),
         "seconds": (found.get("seconds"), f"{found.get('seconds')} to build"),
         "inspection": (found.get("inspection"), str(found.get("inspection"))),
@@ -192,6 +190,6 @@ DEVICE: Mapping[str, tuple[str, Describer]] = {
     "collafuse-training": ("training record of a checkpoint", _part),
     "collafuse-weights": ("weights of a checkpoint", _weights),
     "collafuse-engine": ("TensorRT engine", _engine),
-    IMAGES: ("generated images", _images),
+    "collafuse-images": ("generated images", lambda path: _images(path) if path.is_dir() else _part(path)),
 }
 """Format name to what it is, and its describer."""

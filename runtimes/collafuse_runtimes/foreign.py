@@ -52,6 +52,21 @@ def require_no_pickle(path: Path) -> None:
         )
 
 
+def require_no_monai(path: Path) -> None:
+    """Refuse a bundle of MONAI, or the constructor's arguments of one of its networks.
+
+    Raises:
+        ArtefactError: it is one.
+    """
+    bundle = (path / "configs" / "metadata.json").is_file()
+    config = read_config(path / "config.json") if not bundle and (path / "config.json").is_file() else {}
+    if bundle or "monai" in str(config.get("_target_", "")) or "spatial_dims" in config:
+        raise ArtefactError(
+            f"{path} is a network of MONAI, which is not taken: its weights are a pickle, and no file of it says which "
+            "noise levels it was trained on; valid: a UNet2DModel of diffusers, or a head trained here on those images"
+        )
+
+
 def refuse_foreign(path: Path, role: str | None) -> None:
     """Say what another tool's network is and what to do with it; nothing happens to what is none.
 
@@ -77,6 +92,7 @@ def refuse_foreign(path: Path, role: str | None) -> None:
 
 
 def _kind_of_folder(path: Path) -> str | None:
+    require_no_monai(path)
     pipeline, network = class_name(path, "model_index.json"), class_name(path, "config.json")
     if pipeline is not None:
         return f"a pipeline of diffusers ({pipeline or 'no class named'})"

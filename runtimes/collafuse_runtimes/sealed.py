@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes import FORMAT_VERSION
-from collafuse_runtimes.atomic import Check, write_bytes
+from collafuse_runtimes.atomic import BeforeRename, Check, write_bytes
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.found import METADATA_KEY, MOST_HEADER, MOST_JSON, replaces_own
 from collafuse_runtimes.partial import is_partial
@@ -101,8 +101,12 @@ def write_tensors(
     payload: dict[str, Any],
     *,
     metadata: dict[str, str] | None = None,
+    before_rename: BeforeRename | None = None,
 ) -> None:
     """Write named arrays and a JSON payload as one safetensors file; ``metadata`` is what other readers want beside it.
+
+    Args:
+        before_rename: as of ``write_bytes``.
 
     Raises:
         ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
@@ -115,7 +119,7 @@ def write_tensors(
     seal = {METADATA_KEY: canonical(sealed).decode()}
     data = save(tensors, metadata=seal)
     data = data if metadata is None else _with_metadata(data, {**metadata, **seal})
-    write_bytes(path, data, check=_check(path, format_name))
+    write_bytes(path, data, check=_check(path, format_name), before_rename=before_rename)
 
 
 def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:

@@ -1,0 +1,119 @@
+"""From stored values to [0, 1]: full scale of the type, --max-value, or --window."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from collafuse_edge.data.notes import Notes
+from collafuse_runtimes.errors import InputError
+
+Float32Array = npt.NDArray[np.float32]
+Window = tuple[float, float]
+
+FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+TWELVE_BITS = 4095
+HOUNSFIELD = -500
+"""Values below it are taken for Hounsfield units: air has -1000; MRI, once scaled, goes barely below 0."""
+WINDOWS = "0:80 (brain), -160:240 (soft tissue) or -1350:150 (lung)"
+
+
+@dataclass
+class Scaling:
+    """How a source's stored values become [0, 1], and the largest 16-bit value met.
+
+    Attributes:
+        window: LOW and HIGH, mapped to 0 and 1; what lies beyond is clipped.
+        max_value: of integer pixels, mapped to 1.
+        peak: largest value of 16-bit pixels so far; 0 where none was read.
+    """
+
+    window: Window | None = None
+    max_value: int | None = None
+    peak: int = 0
+
+    def require(self, name: str, stack: npt.NDArray[Any]) -> None:
+        """Check stored values; ``stack`` holds images along its first axis.
+
+        Raises:
+            InputError: NaN or Inf, a value above ``max_value``, or values of no known range.
+        """
+        if stack.dtype.kind not in "iufb" or stack.dtype.itemsize > 8:
+            raise InputError(f"{name} has pixels of dtype {stack.dtype}; valid: uint8, uint16, or floats in 0 to 1")
+        if not stack.size or stack.dtype.kind == "b":
+            return
+        low, high = float(stack.min()), float(stack.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            first = next(i for i, image in enumerate(stack) if not np.isfinite(image).all())
+            raise InputError(f"{name} holds NaN or Inf, first in image {first}; mend or remove it")
+        if self.window is not None:
+            return
+        if self.max_value is not None:
+            _require_below(name, stack.dtype, low, high, self.max_value)
+        elif stack.dtype.newbyteorder("=") not in FULL_SCALE:
+            _require_unit(name, stack.dtype, low, high)
+        elif stack.dtype.itemsize > 1:
+            self.peak = max(self.peak, int(high))
+
+    def to_unit(self, pixels: npt.NDArray[Any]) -> Float32Array:
+        """Checked pixels as float32 in [0, 1]."""
+        if self.window is not None:
+            return windowed(pixels, self.window)
+        full_scale = self.max_value or FULL_SCALE.get(pixels.dtype.newbyteorder("="))
+        if full_scale is None:
+            return pixels.astype(np.float32, copy=False)
+        unit: Float32Array = np.divide(pixels, np.float32(full_scale), dtype=np.float32)
+        return unit
+
+    def note(self, notes: Notes) -> None:
+        """Say what a reader of the whole set would want to know."""
+        if self.window is not None:
+            notes.say(f"window {self.window[0]:g}:{self.window[1]:g} mapped to black and white, beyond it clipped")
+        if self.max_value is not None:
+            notes.say(f"values divided by {self.max_value}")
+        if 0 < self.peak <= TWELVE_BITS:
+            share = 100 * self.peak / 65535
+            notes.say(
+                f"16-bit values reach only {self.peak} of 65535, so all pixels are in the darkest {share:.1f} % of the "
+                "range; scans of 12 bits need --max-value 4095"
+            )
+
+
+def windowed(values: npt.NDArray[Any], window: Window) -> Float32Array:
+    """(values - LOW) / (HIGH - LOW), clipped to [0, 1], float32."""
+    low, high = window
+    result: Float32Array = values.astype(np.float32)
+    result -= np.float32(low)
+    result /= np.float32(high - low)
+    return np.clip(result, 0, 1, out=result)
+
+
+def hounsfield(name: str, low: float, high: float) -> InputError:
+    """The refusal of values that need a window."""
+    return InputError(
+        f"{name} has values from {low:g} to {high:g}, which look like Hounsfield units (CT); say what is black and "
+        f"white: --window LOW:HIGH, for example {WINDOWS}"
+    )
+
+
+def _require_below(name: str, dtype: np.dtype[Any], low: float, high: float, most: int) -> None:
+    if dtype.kind not in "iu":
+        raise InputError(f"{name} has float pixels: --max-value is for whole numbers; give --window LOW:HIGH")
+    if low < 0 or high > most:
+        raise InputError(f"{name} has values {low:g} to {high:g}, beyond 0 to --max-value {most}; correct it")
+
+
+def _require_unit(name: str, dtype: np.dtype[Any], low: float, high: float) -> None:
+    if low <= HOUNSFIELD:
+        raise hounsfield(name, low, high)
+    if dtype.kind != "f":
+        raise InputError(
+            f"{name} has pixels of dtype {dtype}, {low:g} to {high:g}; valid: uint8, uint16, or floats in 0 to 1; say "
+            "their range with --window LOW:HIGH"
+        )
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{name} has float pixels from {low:g} to {high:g}; valid: 0 to 1; rescale them first, or give --window "
+            "LOW:HIGH"
+        )
