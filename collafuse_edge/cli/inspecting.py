@@ -35,9 +35,10 @@ def inspect(
         emit(artefact.to_dict(), as_json, *artefact.lines())
         return
     from collafuse_edge.data.inspection import describe_data, inspect_images, to_dict
+    from collafuse_runtimes.home import expand
 
     if out is not None:
-        _require_new_place(out, Path(data.source).expanduser())
+        _require_new_place(out, expand(data.source))
     images = data.load(_image_shape(plan, size, channels))
     report = inspect_images(images, out)
     emit(to_dict(report), as_json, *describe_data(report))
