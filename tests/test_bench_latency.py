@@ -223,7 +223,7 @@ def test_tensors_of_another_plan_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_with_files_is_not_written_into(tensors: Path, tmp_path: Path) -> None:
     line = refusal("bench", "latency", default_head().path, tensors, "--out", tmp_path)
-    assert "exists and is not an empty folder" in line
+    assert "a folder of other files is there, not a bench report; choose another name" in line
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
