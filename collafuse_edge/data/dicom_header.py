@@ -1,8 +1,8 @@
 """What a DICOM file says of its picture, read with pydicom.
 
-Only the tags in ``TAGS`` are read from a file: what a picture is made of. Of the functional groups of a multi-frame file
-only distances, positions, slopes and windows are looked at. What pydicom warns of is not shown, and neither is what it
-says of a damaged header: both quote the file. A series' identifier groups its files and is not shown.
+Only the tags in ``TAGS`` are read from a file: what a picture is made of. Of the functional groups of a multi-frame
+file only distances, positions, slopes and windows are looked at. What pydicom warns of is not shown, and neither is
+what it says of a damaged header: both quote the file. A series' identifier groups its files and is not shown.
 """
 
 import math
