@@ -99,7 +99,9 @@ def _require_honest_members(path: Path) -> None:
         for member in members:
             require_room(path, member.compress_size, member.file_size)
             with archive.open(member) as stream:
-                if member.filename.endswith(".npy") or stream.peek(6)[:6] == np.lib.format.MAGIC_PREFIX:
+                magic = stream.read(len(np.lib.format.MAGIC_PREFIX))
+            if member.filename.endswith(".npy") or magic == np.lib.format.MAGIC_PREFIX:
+                with archive.open(member) as stream:
                     _require_honest_header(path, member, stream)
 
 
