@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.found import require_replaceable
 from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.plan_file import read_plan, write_plan
+from collafuse_runtimes.plan_file import FORMAT, read_plan, write_plan
 
 
 def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str, cut_ratio: float) -> SplitPlan:
@@ -18,6 +19,7 @@ def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str
         ArtefactError: ``out`` cannot be written.
     """
     plan = SplitPlan((channels, *sides(size)), timesteps, schedule, cut_ratio=cut_ratio)
+    require_replaceable(out, FORMAT, overwrite=True)
     if out.exists() and read_plan(out) != plan:
         raise InputError(f"{out} holds another plan; choose another --out, or delete it")
     write_plan(out, plan)

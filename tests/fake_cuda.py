@@ -68,15 +68,18 @@ class FakeCuda:
 
     cudaError_t = Error
     cudaStreamNonBlocking = 1
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3)
+    integrated, capability = False, (8, 7)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     __spec__ = None
 
-    def __init__(self, gpu: str = "Orin (fake)", devices: int = 1, driver: int = 13020) -> None:
+    def __init__(self, gpu: str = "Orin (fake)", devices: int = 1, driver: int = 13020, runtime: int = 13000) -> None:
+        self.runtime = runtime
         self.gpu, self.devices, self.driver = gpu, devices, driver
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.failing: dict[str, Error] = {}
         self.memory: dict[int, npt.NDArray[np.uint8]] = {}
+        self.adopted: dict[int, npt.NDArray[np.uint8]] = {}
         self.handles: dict[int, Handle] = {}
         self.queue: list[Callable[[], None]] = []
         self.recording: list[Callable[[], None]] | None = None
@@ -116,8 +119,12 @@ class FakeCuda:
 
         (self.queue if self.recording is None else self.recording).append(run)
 
+    def adopt(self, address: int, count: int) -> None:
+        """Take memory that another library allocated for this device's."""
+        self.adopted[address] = np.frombuffer((ctypes.c_uint8 * count).from_address(address), np.uint8)
+
     def view(self, address: int, count: int) -> npt.NDArray[np.uint8]:
-        for base, block in self.memory.items():
+        for base, block in (*self.memory.items(), *self.adopted.items()):
             if base <= address and address + count <= base + len(block):
                 return block[address - base : address - base + count]
         raise AssertionError(f"{count} bytes at {address} are not allocated")
@@ -141,13 +148,19 @@ class FakeCuda:
         return Error.cudaSuccess, MEMORY - sum(len(block) for block in self.memory.values()), MEMORY
 
     def _cudaRuntimeGetVersion(self) -> int:
-        return 13000
+        return self.runtime
 
     def _cudaDriverGetVersion(self) -> int:
         return self.driver
 
     def _cudaGetDeviceProperties(self, _: int) -> Any:
-        return SimpleNamespace(name=self.gpu.encode(), major=8, minor=7)
+        return SimpleNamespace(
+            name=self.gpu.encode(),
+            major=self.capability[0],
+            minor=self.capability[1],
+            totalGlobalMem=MEMORY,
+            integrated=int(self.integrated),
+        )
 
     def _cudaSetDevice(self, _: int) -> tuple[Error]:
         return (Error.cudaSuccess,)
@@ -166,6 +179,9 @@ class FakeCuda:
             return (Error.cudaErrorStreamCaptureUnsupported,)  # a host address has no place in a replayed graph
 
         def copy() -> None:
+            if kind == 3:
+                self.view(target, count)[:] = self.view(source, count)
+                return  # within the device: no time on this clock
             if kind == 1:
                 self.view(target, count)[:] = np.frombuffer(ctypes.string_at(source, count), np.uint8)
             else:

@@ -7,220 +7,18 @@ import json
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
+from fake_trt_builder import Builder, Parser
+from fake_trt_names import NAMES, Enumeration, Limited
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import EngineOptions
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.engines.tensorrt_build import dynamic_shape
-
-TABLE = Path(__file__).with_name("trt_binding_names.txt")
-
-
-def binding_names() -> dict[str, set[str]]:
-    """By release ("8.6", "rtx-1.7"): its binding's classes and their attributes."""
-    first, *lines = TABLE.read_text().splitlines()
-    names: dict[str, set[str]] = {release: set() for release in first.split()[1:]}
-    for line in lines:
-        name, *releases = line.split()
-        for release in releases:
-            names[release].add(name)
-    return names
-
-
-NAMES = binding_names()
-
-
-class Enumeration:
-    """An enumeration of one release: the names it has, numbered in some order; others are missing."""
-
-    def __init__(self, release: str, name: str) -> None:
-        members = sorted(n.split(".")[1] for n in NAMES[release] if n.startswith(f"{name}."))
-        self.__dict__.update({member: number for number, member in enumerate(members)})
-
-
-class Limited:
-    """An object whose public attributes are those that the class of its name has in the release."""
-
-    kind: ClassVar[str]
-
-    def __init__(self, trt: "FakeTensorrt") -> None:
-        self._trt = trt
-
-    def _check(self, name: str) -> None:
-        if not name.startswith("_") and name != "kind":
-            assert f"{self.kind}.{name}" in NAMES[self._trt.release], f"{self._trt.release} has no {self.kind}.{name}"
-
-    def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name != "kind":
-            self._check(name)
-        return super().__getattribute__(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_"):
-            self._check(name)
-        super().__setattr__(name, value)
-
-
-class Layer(Limited):
-    kind = "ILayer"
-
-    def __init__(self, trt: "FakeTensorrt", kind: str, name: str, dtype: str, feeding: str | None = None) -> None:
-        super().__init__(trt)
-        self._output = SimpleNamespace(name=name, dtype=getattr(trt, dtype))
-        self._feeding = None if feeding is None else SimpleNamespace(name=feeding)
-        self.type = getattr(trt.LayerType, kind)
-        self.num_inputs, self.num_outputs = 1, 1
-        self._pinned: list[Any] = []
-
-    def get_output(self, _: int) -> Any:
-        return self._output
-
-    def get_input(self, _: int) -> Any:
-        return self._feeding
-
-    def set_output_type(self, _: int, dtype: Any) -> None:
-        self._pinned.append(dtype)
-
-
-class Network(Limited):
-    kind = "INetworkDefinition"
-
-    def __init__(self, trt: "FakeTensorrt", flags: int) -> None:
-        super().__init__(trt)
-        self._flags = flags
-        bundle, convolution = trt.bundle, "float16" if trt.bundle.precision == "fp16" else "float32"
-        self._layers = [Layer(trt, "CONSTANT", "w", convolution), Layer(trt, "CONVOLUTION", "conv", convolution, "w")]
-        if bundle.precision == "int8":
-            self._layers += [Layer(trt, "QUANTIZE", "q", "int8"), Layer(trt, "DEQUANTIZE", "dq", "float16", "q")]
-            self._layers += [Layer(trt, "CONVOLUTION", "qconv", "float32", "dq")]
-        self._layers += [Layer(trt, "ELEMENTWISE", "update", "float32", "conv")]
-        self.num_layers, self.num_inputs, self.num_outputs = len(self._layers), len(bundle.inputs), 1
-
-    def _tensor(self, info: Any) -> Any:
-        return SimpleNamespace(name=info.name, dtype=getattr(self._trt, info.dtype), shape=dynamic_shape(info))
-
-    def get_layer(self, i: int) -> Layer:
-        return self._layers[i]
-
-    def get_input(self, i: int) -> Any:
-        return self._tensor(self._trt.bundle.inputs[i])
-
-    def get_output(self, i: int) -> Any:
-        return self._tensor(self._trt.bundle.outputs[i])
-
-
-class Profile(Limited):
-    kind = "IOptimizationProfile"
-
-    def __init__(self, trt: "FakeTensorrt") -> None:
-        super().__init__(trt)
-        self._shapes: dict[str, Any] = {}
-
-    def set_shape(self, name: str, smallest: Any, best: Any, largest: Any) -> None:
-        self._shapes[name] = (smallest, best, largest)
-
-
-class TimingCache(Limited):
-    kind = "ITimingCache"
-
-    def __init__(self, trt: "FakeTensorrt", data: bytes) -> None:
-        super().__init__(trt)
-        self._data = data
-
-    def serialize(self) -> bytes:
-        return self._data + b"timed "
-
-
-class Config(Limited):
-    kind = "IBuilderConfig"
-
-    def __init__(self, trt: "FakeTensorrt") -> None:
-        super().__init__(trt)
-        self._set, self._cleared = list[int](), list[int]()
-        self._profile: Any = None
-        self._timing = b""
-
-    def set_flag(self, flag: int) -> None:
-        self._set.append(flag)
-
-    def clear_flag(self, flag: int) -> None:
-        self._cleared.append(flag)
-
-    def add_optimization_profile(self, profile: Profile) -> int:
-        self._profile = profile
-        return 0
-
-    def create_timing_cache(self, data: bytes) -> TimingCache:
-        return TimingCache(self._trt, data)
-
-    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
-        assert ignore_mismatch is False
-        self._timing = cache._data
-        return True
-
-
-class Builder(Limited):
-    kind = "Builder"
-
-    def __init__(self, trt: "FakeTensorrt", _: Any) -> None:
-        super().__init__(trt)
-
-    def create_network(self, flags: int) -> Network:
-        self._trt.network = Network(self._trt, flags)
-        return self._trt.network
-
-    def create_builder_config(self) -> Config:
-        self._trt.config = Config(self._trt)
-        return self._trt.config
-
-    def create_optimization_profile(self) -> Profile:
-        return Profile(self._trt)
-
-    def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
-        self._trt.builds += 1
-        if self._trt.failing == "build":
-            self._trt.say("no kernel fits")
-            return None
-        shapes = {name: [list(shape) for shape in three] for name, three in config._profile._shapes.items()}
-        return json.dumps({"release": self._trt.release, "gpu": self._trt.cuda.gpu, "shapes": shapes}).encode()
-
-
-class Parser(Limited):
-    kind = "OnnxParser"
-
-    def __init__(self, trt: "FakeTensorrt", _: Network, __: Any) -> None:
-        super().__init__(trt)
-        self.num_errors = 1
-
-    def parse(self, data: bytes) -> bool:
-        return data == self._trt.bundle.model_path.read_bytes() and self._trt.failing != "parse"
-
-    def get_error(self, _: int) -> "ParserError":
-        return ParserError(self._trt)
-
-
-class ParserError(Limited):
-    kind = "ParserError"
-
-    def desc(self) -> str:
-        return "no such operator"
-
-    def node(self) -> int:
-        return 7
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("node_name", "node_operator"):
-            if f"ParserError.{name}" not in NAMES[self._trt.release]:
-                raise AttributeError(name)
-            return lambda: {"node_name": "conv_7", "node_operator": "Conv"}[name]
-        return super().__getattribute__(name)
 
 
 class Runtime(Limited):
@@ -240,15 +38,17 @@ class Runtime(Limited):
         if (stated["release"], stated["gpu"]) != (self._trt.release, self._trt.cuda.gpu):
             self._trt.say("made elsewhere")
             return None
-        return Engine(self._trt, stated["shapes"], self)
+        return Engine(self._trt, stated, self)
 
 
 class Engine(Limited):
     kind = "ICudaEngine"
 
-    def __init__(self, trt: "FakeTensorrt", shapes: Any, runtime: Runtime) -> None:
+    def __init__(self, trt: "FakeTensorrt", stated: Any, runtime: Runtime) -> None:
         super().__init__(trt)
-        self._shapes, self._runtime = shapes, runtime  # which it keeps alive, as the real one does
+        self._stated, self._runtime = stated, runtime  # which it keeps alive, as the real one does
+        self.num_optimization_profiles = len(stated["profiles"])
+        self.device_memory_size_v2 = SCRATCH
         self._tensors = {t.name: t for t in (*trt.bundle.inputs, *trt.bundle.outputs)} | trt.renamed
         self.num_io_tensors = len(self._tensors)
         trt.alive.append("engine")
@@ -270,14 +70,16 @@ class Engine(Limited):
         return dynamic_shape(self._tensors[name])
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
-        assert profile == 0
-        return self._shapes[name]
+        return self._stated["profiles"][profile][name]
 
     def create_runtime_config(self) -> "RuntimeConfig":
         return RuntimeConfig(self._trt)
 
-    def create_execution_context(self, config: "RuntimeConfig | None" = None) -> "Context":
-        return Context(self._trt, self, config)
+    def create_execution_context(self, how: Any = None) -> "Context":
+        """TensorRT takes an allocation strategy, RTX a configuration that has one."""
+        strategies = self._trt.ExecutionContextAllocationStrategy
+        strategy = how._strategy if isinstance(how, RuntimeConfig) else how
+        return Context(self._trt, self, strategies.STATIC if strategy is None else strategy)
 
     def create_engine_inspector(self) -> "Inspector":
         return Inspector(self._trt)
@@ -285,6 +87,38 @@ class Engine(Limited):
 
 class RuntimeConfig(Limited):
     kind = "IRuntimeConfig"
+    _strategy: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self._strategy = strategy
+
+    def create_runtime_cache(self) -> "RuntimeCache":
+        return RuntimeCache(self._trt)
+
+    def set_runtime_cache(self, cache: "RuntimeCache") -> bool:
+        self._trt.runtime_cache = cache
+        return True
+
+
+class RuntimeCache(Limited):
+    """What was compiled: one line a shape. It takes only what the same driver and GPU made."""
+
+    kind = "IRuntimeCache"
+
+    def __init__(self, trt: "FakeTensorrt") -> None:
+        super().__init__(trt)
+        self._environment = f"{trt.cuda.gpu} {trt.cuda.driver}"
+        self._compiled: list[str] = []
+
+    def serialize(self) -> bytes:
+        return json.dumps([self._environment, self._compiled]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        environment, compiled = json.loads(blob)
+        if environment != self._environment:
+            return False
+        self._compiled = compiled
+        return True
 
 
 class Inspector(Limited):
@@ -292,6 +126,9 @@ class Inspector(Limited):
 
     def get_engine_information(self, form: int) -> str:
         assert form == self._trt.LayerInformationFormat.JSON
+        if self._trt.failing == "inspect":
+            self._trt.say("the engine was built without its layers")
+            return ""
         assert self.execution_context._shapes["sample"][0] >= 1, "no types are shown for a batch unknown"
         words = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}[self._trt.computes]
         layer = {"Name": "c", "LayerType": "CaskConvolution", "Weights": {"Type": words}, "Inputs": []}
@@ -301,16 +138,39 @@ class Inspector(Limited):
 class Context(Limited):
     kind = "IExecutionContext"
 
-    def __init__(self, trt: "FakeTensorrt", engine: Engine, config: Any) -> None:
+    def __init__(self, trt: "FakeTensorrt", engine: Engine, strategy: Any) -> None:
         super().__init__(trt)
-        self._engine, self._config = engine, config
+        self._engine = engine
+        self._user_managed = strategy == trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._memory: tuple[int, int] | None = None
+        self._profile = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         trt.contexts.append(self._shapes)
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert self._user_managed and memory % 256 == 0
+        self._memory = (memory, size)
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        assert stream in self._trt.cuda.handles
+        self._profile = profile
+        self._shapes.clear()
+        return 0 <= profile < len(self._engine._stated["profiles"])
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shapes[name] = tuple(shape)
+        batches = self._engine._stated["profiles"][self._profile].get(name)
+        if batches and not batches[0][0] <= shape[0] <= batches[2][0]:
+            self._trt.say(f"{name} is out of profile {self._profile}")
+            return False
         return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        """Only where the builder was told that memory is the user's, and the user gave it."""
+        assert stream in self._trt.cuda.handles
+        asked = self._trt.BuilderFlag.REQUIRE_USER_ALLOCATION in self._engine._stated["flags"]
+        return asked and self._memory is not None and self._trt.failing != "capture"
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         assert address % 256 == 0
@@ -324,10 +184,19 @@ class Context(Limited):
             return False
         self._trt.steps_left -= 1
         assert stream in cuda.handles
+        assert self._memory is not None, "no memory for intermediate results"
+        assert self._memory[1] >= self._engine.device_memory_size_v2
+        cuda.view(*self._memory)
+        self._trt.ran.append((self._profile, self._memory))
+        self._trt.compile(f"{self._profile} {self._shapes}")
         cuda.kernels += 1
         self._trt.enqueued.append(dict(self._addresses))
         cuda.enqueue(self._trt.step(dict(self._addresses), dict(self._shapes)))
         return True
+
+
+SCRATCH = 1 << 16
+"""Bytes that a context of the fake needs for intermediate results."""
 
 
 class FakeTensorrt:
@@ -345,6 +214,10 @@ class FakeTensorrt:
         self.builds, self.alive = 0, list[str]()
         self.enqueued, self.contexts, self.labels = list[dict[str, int]](), list[Any](), list[Any]()
         self.rows: list[int] = []
+        self.ran: list[tuple[int, tuple[int, int]]] = []
+        """Profile and scratch memory of each step."""
+        self.compilations = 0
+        self.runtime_cache: Any = None
         self.network: Any = None
         self.config: Any = None
         self._loggers: list[Any] = []
@@ -358,6 +231,12 @@ class FakeTensorrt:
     def say(self, message: str) -> None:
         for logger in self._loggers[-1:]:
             logger.log(self.ILogger.ERROR, message)
+
+    def compile(self, kernel: str) -> None:
+        """RTX compiles what it has not yet compiled for a shape."""
+        if self.runtime_cache is not None and kernel not in self.runtime_cache._compiled:
+            self.compilations += 1
+            self.runtime_cache._compiled.append(kernel)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name not in NAMES[self.release]:

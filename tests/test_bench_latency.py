@@ -13,12 +13,13 @@ from unittest import mock
 import numpy as np
 import pytest
 from command_line import refusal, run_cli
-from fake_cuda import FakeCuda
+from fake_cuda import MEMORY, FakeCuda
 from fake_tensorrt import FakeTensorrt
 from heads import DDPM, RGB_PLAN, calibration, conditional_head, default_head, handover, head
 
 from collafuse_benchmarks import timing
 from collafuse_benchmarks.latency import LatencyReport, measure_latency
+from collafuse_benchmarks.memory import free_device_bytes
 from collafuse_benchmarks.report_folder import read_report
 from collafuse_benchmarks.timing import Mode
 from collafuse_benchmarks.workload import describe_engine
@@ -85,7 +86,7 @@ def test_start_memory_and_machine_are_in_the_report(report: dict[str, Any]) -> N
     assert report["state_after"] is not None
     assert report["complete"] is True
     assert report["check"]["passed"] is True and report["check"]["batches_differ"] is True
-    assert report["engine"] == {"name": "ort-cpu", "options": {"threads": 1}, "arithmetic": "fp32"}
+    assert report["engine"] == {"name": "ort-cpu", "options": {"threads": 1}, "arithmetic": "fp32", "tf32": None}
 
 
 def spin(trajectory: Trajectory, step_ms: float) -> Float32Array:
@@ -182,6 +183,18 @@ def test_a_gpu_engine_is_built_first_and_its_steps_are_timed_by_cuda_events(
     assert memory["device"] >= 2 * 4 * 16 * 16 and memory["device_reason"] is None
 
 
+def test_an_integrated_gpu_has_no_memory_figure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its free memory is the host's, which the process's own peak counts already."""
+    cuda = FakeCuda().install(monkeypatch)
+    assert free_device_bytes(0) == (MEMORY, None)
+    cuda.integrated = True
+    cuda.calls.clear()
+    assert free_device_bytes(0) == (None, "an integrated GPU uses the host's memory: it is part of the process's")
+    assert "cudaMemGetInfo" not in cuda.names()
+    value, reason = free_device_bytes(3)
+    assert value is None and reason is not None and "device 3 does not exist" in reason
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -210,7 +223,7 @@ def test_tensors_of_another_plan_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_with_files_is_not_written_into(tensors: Path, tmp_path: Path) -> None:
     line = refusal("bench", "latency", default_head().path, tensors, "--out", tmp_path)
-    assert "exists and is not an empty folder" in line
+    assert "a folder of other files is there, not a bench report; choose another name" in line
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

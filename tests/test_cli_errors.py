@@ -64,7 +64,7 @@ def test_data_selection_reaches_the_reader(tmp_path: Path) -> None:
         split=np.array(["train"] * 12 + ["test"] * 8),
     )
     upload = ("upload", "--data", tmp_path / "d.npz", "--plan", tmp_path / "plan.json", "--key", tmp_path / "key",
-              "--out", tmp_path / "s", "--json")  # fmt: skip
+              "--out", tmp_path / "s", "--overwrite", "--json")  # fmt: skip
 
     def count(*options: object) -> int:
         result: int = json.loads(done(*upload, *options))["count"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cuda import Error, FakeCuda
+from fake_cuda import MEMORY, Error, FakeCuda
 
 from collafuse_runtimes.engines import cuda_device
 from collafuse_runtimes.engines.cuda_device import (
@@ -16,6 +16,7 @@ from collafuse_runtimes.engines.cuda_device import (
     device_info,
     open_device,
     reason_unusable,
+    select_device,
 )
 from collafuse_runtimes.errors import EngineUnavailable, NoGpu
 
@@ -35,9 +36,13 @@ def test_names_are_those_of_the_installed_cuda_bindings() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     inner = dict.fromkeys(("cudaSuccess", "cudaErrorNoDevice"), runtime.cudaError_t)
     inner |= {"cudaStreamCaptureModeThreadLocal": runtime.cudaStreamCaptureMode}
-    inner |= dict.fromkeys(("cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"), runtime.cudaMemcpyKind)
+    copies = ("cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaMemcpyDeviceToDevice")
+    inner |= dict.fromkeys(copies, runtime.cudaMemcpyKind)
     names = cuda_names()
     assert len(names) >= 30
+    properties = runtime.cudaDeviceProp()
+    for name in ("name", "major", "minor", "totalGlobalMem", "integrated"):
+        assert hasattr(properties, name)
     assert {name for name in names if not hasattr(inner.get(name, runtime), name)} == set()
 
 
@@ -55,11 +60,6 @@ def test_an_answer_is_its_value_or_nothing() -> None:
     fake = SimpleNamespace(cudaError_t=Error)
     assert checked(fake, "x", (Error.cudaSuccess, 7)) == 7
     assert checked(fake, "x", (Error.cudaSuccess,)) is None
-
-
-def test_a_device_is_described_by_what_an_engine_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeCuda(gpu="Orin", driver=12060).install(monkeypatch)
-    assert device_info(0) == DeviceInfo("Orin", "8.7", runtime="13.0", driver="12.6")
 
 
 def test_copies_there_and_back_wait_for_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,3 +187,36 @@ def test_missing_cuda_bindings_are_no_gpu_broken_ones_an_error(monkeypatch: pyte
     with pytest.raises(EngineUnavailable, match="invalid ELF header") as error:
         device_count()
     assert not isinstance(error.value, NoGpu)
+
+
+def test_without_a_driver_every_answer_is_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-bindings 12.8.0 looks for the driver once, and at every later call misses a function of it."""
+
+    class Forgetful(FakeCuda):
+        asked = 0
+
+        def _cudaGetDeviceCount(self) -> int:  # noqa: N802
+            self.asked += 1
+            words = "Failed to dlopen libcuda.so.1" if self.asked == 1 else 'Function "cuInit" not found'
+            raise RuntimeError(words)
+
+    fake = Forgetful()
+    fake.install(monkeypatch)
+    said = []
+    for _ in range(3):
+        with pytest.raises(NoGpu) as error:
+            device_count()
+        said.append(str(error.value))
+    assert len(set(said)) == 1 and "Failed to dlopen libcuda.so.1; check the NVIDIA driver" in said[0]
+    assert fake.asked == 1
+    with pytest.raises(NoGpu, match="Failed to dlopen"):
+        select_device(0)
+    FakeCuda().install(monkeypatch)  # another binding is asked anew
+    assert device_count() == 1
+
+
+def test_what_a_gpu_says_about_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(runtime=12080, driver=12060).install(monkeypatch)
+    assert device_info(0) == DeviceInfo("Orin (fake)", "8.7", MEMORY, False, "12.8", "12.6")
+    fake.integrated = True
+    assert device_info(0).integrated

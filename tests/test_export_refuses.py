@@ -76,6 +76,6 @@ def test_network_that_cannot_be_baked_is_refused() -> None:
 
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds no head bundle; choose a new name"):
+    with pytest.raises(InputError, match="a folder of other files is there, not a head bundle; choose another name"):
         export_head(checkpoint(), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]

@@ -113,8 +113,9 @@ def test_an_older_file_is_intact(disk: Disk, capfd: pytest.CaptureFixture[str]) 
     with disk.full(0 if disk.is_real else 100):
         for command in (
             "init --size 8 --timesteps 10 --cut-ratio 0.5 --out @plan.json",
-            "upload --data @data.npz --plan @plan.json --key @upload.key --dtype float32 --out @a.shard.safetensors",
-            "handoff --plan @plan.json --server @server --count 1 --out @x.tc.safetensors",
+            "upload --data @data.npz --plan @plan.json --key @upload.key --dtype float32 --overwrite "
+            "--out @a.shard.safetensors",
+            "handoff --plan @plan.json --server @server --count 1 --out @x.tc.safetensors --overwrite",
         ):
             assert disk.reason in refused(capfd, *words(command, disk.folder))
     assert listing(disk.folder) == before
@@ -190,7 +191,10 @@ def test_a_command_killed_while_it_writes(tmp_path: Path) -> None:
     plan, shard = tmp_path / "plan.json", tmp_path / "big.shard"
     np.savez(tmp_path / "data.npz", images=np.zeros((600, 64, 64), np.uint8))
     done("init", "--size", 64, "--out", plan)
-    upload = ("upload", "--data", tmp_path / "data.npz", "--plan", plan, "--key", tmp_path / "key", "--out", shard)
+    upload = (
+        "upload", "--data", tmp_path / "data.npz", "--plan", plan, "--key", tmp_path / "key", "--out", shard,
+        "--overwrite",
+    )  # fmt: skip
     done(*upload, "--limit", 2)
     before = shard.read_bytes()
     command = [sys.executable, "-m", "collafuse_edge", *map(str, upload), "--dtype", "float32"]

@@ -35,6 +35,10 @@ def table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return gpu_latency
 
 
+def gpu_rows() -> ModuleType:
+    return sys.modules["_gpu_rows"]
+
+
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCuda]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -59,7 +63,7 @@ def run(table: ModuleType, change: Callable[[Any], None] = lambda _: None) -> tu
     row = table.Row("tensorrt", "fp32")
     with open_engine(default_head(), "tensorrt") as engine, open_engine(default_head(), "fake") as reference:
         change(engine)
-        samples, failed = table.measure({row: table.EngineRunner(engine)}, reference, tensors(), WARMUP)
+        samples, failed = table.measure({row: gpu_rows().EngineRunner(engine)}, reference, tensors(), WARMUP)
     return row, samples, failed
 
 
@@ -140,7 +144,8 @@ def test_a_row_that_computes_something_else_has_no_figure(table: ModuleType, cud
     assert samples == {}
     assert isinstance(failed[row], CheckFailed)
     assert re.match(r"its image differs from float32: .*max_abs=0.02.*; asked for .*max_abs=0.0001", str(failed[row]))
-    report = table.make_report(samples, dict.fromkeys(table.ROWS, "not run") | {row: str(failed[row])}, ROUNDS)
+    reasons = dict.fromkeys(table.ROWS, "not run") | {row: str(failed[row])}
+    report = table.make_report(table.ROWS, samples, reasons, ROUNDS)
     (entry,) = (entry for entry in report["rows"] if (entry["by"], entry["precision"]) == ("tensorrt", "fp32"))
     assert entry["step_ms"] is entry["trajectory_ms"] is entry["max_abs_difference"] is None
     assert f"| tensorrt | fp32 | null | null | null | null | {failed[row]} |" in table.table(report)
@@ -183,7 +188,7 @@ def test_percentiles_that_too_few_samples_cannot_give_are_not_given(table: Modul
     lines = []
     for step_ms in (steady, steady[:63], shaky):
         others = dict.fromkeys(set(table.ROWS) - {row}, "not run")
-        report = table.make_report({row: table.Samples(step_ms, steady, 1e-3)}, others, 64)
+        report = table.make_report(table.ROWS, {row: table.Samples(step_ms, steady, 1e-3)}, others, 64)
         lines += [line for line in table.table(report).splitlines() if line.startswith("| tensorrt | fp16 |")]
     assert lines == [
         "| tensorrt | fp16 | 2.000 | 2.000 | 2.000 | 2.000 | differs from float32 by 1.0e-03 |",
@@ -216,7 +221,7 @@ def test_torch_is_timed_by_its_own_events_around_what_diffusers_computes(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("synchronise"))
     bundle, row = default_head(), table.Row("torch eager", "fp32")
     with open_engine(bundle) as reference:
-        runner = table.TorchRunner(checkpoint_of(bundle), row, device="cpu")
+        runner = gpu_rows().TorchRunner(checkpoint_of(bundle), row, device="cpu")
         samples, failed = table.measure({row: runner}, reference, tensors()[:3], 1)
     assert failed == {}
     assert (samples[row].step_ms, samples[row].trajectory_ms) == ([7.5, 7.5], [7.5, 7.5])
@@ -231,7 +236,7 @@ def test_what_torch_cannot_do_is_one_line(table: ModuleType, monkeypatch: pytest
 
     monkeypatch.setattr(torch.cuda, "Event", refuse)
     with pytest.raises(EngineUnavailable, match=r"^torch eager failed: RuntimeError: CUDA error: out of memory$"):
-        table.TorchRunner(checkpoint_of(default_head()), table.Row("torch eager", "fp32"), device="cpu")
+        gpu_rows().TorchRunner(checkpoint_of(default_head()), table.Row("torch eager", "fp32"), device="cpu")
 
 
 def test_every_peer_has_a_row_in_every_precision_it_runs(table: ModuleType) -> None:
@@ -243,7 +248,7 @@ def test_every_peer_has_a_row_in_every_precision_it_runs(table: ModuleType) -> N
 
 
 def test_where_no_gpu_is_the_command_prints_nulls_with_reasons_and_exits_1(table: ModuleType, tmp_path: Path) -> None:
-    if any(table.reason_without(row) is None for row in table.ROWS):
+    if any(table.reason_without(row.by) is None for row in table.ROWS):
         pytest.skip("a row can run on this machine")
     command = [
         sys.executable,
@@ -275,8 +280,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(PEERS)!r})
 sys.modules.update(dict.fromkeys(["torch", "diffusers", "accelerate", "onnx", "onnxscript", "collafuse_export"]))
-import gpu_latency
-print({{gpu_latency.reason_without(row) for row in gpu_latency.ROWS if row.by in gpu_latency.COMPILE_MODES}})
+import gpu_latency, _gpu_rows as gpu_rows
+print({{gpu_latency.reason_without(by) for by in gpu_rows.COMPILE_MODES}})
 gpu_latency.make_heads(Path({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

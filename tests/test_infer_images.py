@@ -94,7 +94,7 @@ def test_unusable_options(options: dict[str, Any], message: str, tmp_path: Path)
 
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists and is not an empty folder; choose a new folder name or remove it"):
+    with pytest.raises(InputError, match="a folder of other files is there, not a folder that infer wrote; choose"):
         run_inference(default_head(), handover(default_head(), 1), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()

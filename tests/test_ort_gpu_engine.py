@@ -1,18 +1,18 @@
 """ort-cuda and ort-tensorrt: their code on the CPU provider gives ort-cpu's numbers; what is not there is refused."""
 
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from fake_cuda import COPY_MS, Error, FakeCuda
 from heads import conditional_head, default_head, head, inputs, rgb_head, workspace
+from ort_on_cpu import HEADS, WAITS_NOT, engine_for
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine, ort_gpu_engine, ort_session
@@ -22,26 +22,10 @@ from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputErr
 from collafuse_runtimes.machine import Machine
 from collafuse_runtimes.verify import verify_engine
 
-HEADS = [default_head, conditional_head, rgb_head, lambda: head(precision="fp16")]
 GPU_ENGINES = ["ort-cuda", "ort-tensorrt"]
 PROVIDERS = {engine.name: engine.provider for engine in (OrtCudaEngine, OrtTensorrtEngine)}
 NO_GPU_BUILD = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
 without_gpu_build = pytest.mark.skipif(not NO_GPU_BUILD, reason="this onnxruntime is built for a GPU")
-
-
-class OnCpu(OrtCudaEngine):
-    """The engine's code with the CPU provider and buffers in main memory, where no option of a GPU is known."""
-
-    provider = "CPUExecutionProvider"
-    device_type = "cpu"
-    config: ClassVar[dict[str, str]] = {}
-
-    def _provider_options(self, batch_size: int) -> dict[str, str]:
-        return {}
-
-
-def engine_for(bundle: HeadBundle) -> OnCpu:
-    return OnCpu(bundle, EngineOptions())
 
 
 @pytest.mark.parametrize("make_head", HEADS)
@@ -135,91 +119,24 @@ def test_buffers_keep_their_addresses_and_batch_sizes_their_sessions() -> None:
     assert len(set(everything)) == len(everything) == 10
 
 
-@pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """A fake GPU whose clock follows what the engine does: a kernel for a run, a copy for what is loaded and read."""
-    cuda = FakeCuda().install(monkeypatch)
-    run, load, read = ort_gpu_engine._Batch.run, ort_gpu_engine._Batch.load, ort_gpu_engine._Batch.read
-
-    def copied(method: Callable[..., Any]) -> Callable[..., Any]:
-        def copy(*arguments: Any) -> Any:
-            cuda.queue.append(lambda: setattr(cuda, "clock_ms", cuda.clock_ms + COPY_MS))
-            return method(*arguments)
-
-        return copy
-
-    def ran(*arguments: Any) -> None:
-        run(*arguments)
-        cuda.enqueue(lambda: None)
-
-    monkeypatch.setattr(ort_gpu_engine._Batch, "run", ran)
-    monkeypatch.setattr(ort_gpu_engine._Batch, "load", copied(load))
-    monkeypatch.setattr(ort_gpu_engine._Batch, "read", copied(read))
-    return cuda
-
-
-def test_the_gpus_time_is_that_of_the_last_step_or_trajectory_without_copies(timed: FakeCuda) -> None:
-    bundle = default_head()
-    x_tc, _ = inputs(bundle, 2)
-    with engine_for(bundle) as engine:
-        with pytest.raises(InputError, match="nothing was timed yet; call step, or denoise without on_step, first"):
-            _ = engine.device_ms
-        engine.denoise(x_tc)
-        assert "cudaStreamSynchronize" not in timed.names()  # running waits for nothing
-        assert engine.device_ms == pytest.approx(20 + 20 * 19 / 2 / 1024, abs=1e-9)
-        engine.step(x_tc, 3)
-        engine.denoise(x_tc, on_step=lambda *_: None)
-        assert engine.device_ms == pytest.approx(1 + 20 / 1024, abs=1e-9)
-    assert timed.handles == {}
-
-
-def test_the_session_runs_in_the_stream_that_is_timed(timed: FakeCuda, tmp_path: Path) -> None:
-    for engine_class in (OrtCudaEngine, OrtTensorrtEngine):
-        options = EngineOptions(cache=tmp_path) if engine_class is OrtTensorrtEngine else EngineOptions()
-        with engine_class(default_head(), options) as engine:
-            (stream,) = (handle for handle in timed.handles.values() if type(handle).__name__ == "Stream")
-            assert engine._provider_options(1)["user_compute_stream"] == str(int(stream))
-
-
-def test_a_session_is_gone_before_the_stream_it_runs_in(timed: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    alive: list[Any] = []
-    destroy = FakeCuda._cudaStreamDestroy
-
-    def destroy_stream(cuda: FakeCuda, stream: Any) -> Any:
-        alive.append(session())
-        return destroy(cuda, stream)
-
-    monkeypatch.setattr(FakeCuda, "_cudaStreamDestroy", destroy_stream)
-    with engine_for(default_head()) as engine:
-        engine.denoise(inputs(default_head(), 1)[0])
-        session = weakref.ref(engine._batch(1)._session)
-        assert session() is not None
-    assert alive == [None]
-
-
-def test_without_cudas_events_the_engine_runs_and_its_time_is_unknown(timed: FakeCuda) -> None:
-    timed.failing["cudaEventCreate"] = Error.cudaErrorInsufficientDriver
-    bundle = default_head()
-    x_tc, _ = inputs(bundle, 1)
-    with engine_for(bundle) as engine, open_engine(bundle) as reference:
-        np.testing.assert_allclose(engine.denoise(x_tc), reference.denoise(x_tc), atol=1e-5)
-        with pytest.raises(EngineUnavailable, match=r"its time on the GPU is unknown: CUDA: cudaEventCreate: ") as e:
-            _ = engine.device_ms
-        assert "user_compute_stream" not in OrtCudaEngine._provider_options(engine, 1)
-    assert "\n" not in str(e.value)
-    assert timed.handles == {}
-
-
 def test_a_gpu_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
+        words = "CUDA failure 2:\n out of memory"
+
         def run_with_iobinding(self, *_: object) -> None:
-            raise RuntimeError("CUDA failure 2:\n out of memory")
+            raise RuntimeError(self.words)
 
     x_tc, _ = inputs(default_head(), 1)
     with engine_for(default_head()) as engine:
         engine._batch(1)._session = Full()
         with pytest.raises(EngineUnavailable, match=r"while running row 0: CUDA failure 2: out of memory; use smaller"):
             engine.denoise(x_tc)
+
+        words = "CUDA error cudaErrorNoKernelImageForDevice: no kernel image is available for execution on the device"
+        with monkeypatch.context() as patch:
+            patch.setattr(Full, "words", words)
+            with pytest.raises(EngineUnavailable, match=r"was built for other GPUs: install a wheel .* \(Thor: 11.0"):
+                engine.denoise(x_tc)
 
         def stop(k: int, _: Any) -> None:
             raise KeyError(k)
@@ -237,8 +154,10 @@ def test_each_binding_has_a_graph_of_its_own_where_graphs_are_captured() -> None
         captured = [o.get_run_config_entry("gpu_graph_id") for o in engine._batch(1)._run_options]
     assert captured == ["1", "2"]
     assert not OrtTensorrtEngine.captures
-    with pytest.raises(RuntimeError, match="does not have configuration with key: gpu_graph_id"):
-        ort_gpu_engine._run_options(None).get_run_config_entry("gpu_graph_id")
+    for entry in ("gpu_graph_id", WAITS_NOT):
+        with pytest.raises(RuntimeError, match=f"does not have configuration with key: {entry}"):
+            ort_gpu_engine._run_options(None, own_stream=False).get_run_config_entry(entry)
+    assert ort_gpu_engine._run_options(None, own_stream=True).get_run_config_entry(WAITS_NOT) == "1"
 
 
 @pytest.mark.parametrize("make_head", HEADS)
@@ -321,13 +240,14 @@ def test_engine_cache_key_follows_everything_an_engine_depends_on(monkeypatch: p
     keys = [engine_key(bundle, 1, 0), engine_key(bundle, 2, 0), engine_key(bundle, 1, 1), engine_key(rgb_head(), 1, 0)]
     for target, name, value in (
         (onnxruntime, "__version__", "1.99.0"),
-        (ort_gpu_engine, "_tensorrt_version", lambda: 101303),
+        (ort_gpu_engine, "tensorrt_version", lambda _: "101303"),
         (ort_gpu_engine, "read_machine", lambda: Machine("", "", "", None, None, "580.1", ("NVIDIA L4",))),
+        (ort_gpu_engine, "os", SimpleNamespace(environ={"NVIDIA_TF32_OVERRIDE": "other"})),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
             keys.append(engine_key(bundle, 1, 0))
-    assert len(set(keys)) == len(keys) == 7
+    assert len(set(keys)) == len(keys) == 8
     assert engine_key(bundle, 1, 0) == keys[0]
 
 

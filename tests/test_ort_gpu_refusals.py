@@ -56,7 +56,11 @@ def test_an_onnxruntime_that_is_missing_or_broken_is_told_apart(
             "`pip install 'onnxruntime-gpu[cuda,cudnn]'`; on a Jetson install JetPack's CUDA and cuDNN",
         ),
         ("libcuda.so.1", "install the NVIDIA driver, or give the container its GPU"),
-        ("libnvinfer.so.10", "install TensorRT of that major version; on a Jetson it comes with JetPack"),
+        (
+            "libnvinfer.so.10",
+            "this onnxruntime was built for TensorRT 10: `pip install 'tensorrt-cu13==10.*'`; on a Jetson it comes "
+            "with JetPack, and the wheel has to be one for TensorRT 10",
+        ),
     ],
 )
 def test_a_provider_that_lacks_a_library_is_refused_with_its_name(

@@ -21,6 +21,7 @@ from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
 from collafuse_runtimes.sealed import read_json, sha256_file, write_json
 
 GPU = "Orin (fake)"
+RULE = "no TF32, detailed, workspace 1024 MiB, tactics 4096 MiB"
 
 
 class Machine:
@@ -66,11 +67,10 @@ def test_the_second_build_is_a_hit(machine: Machine) -> None:
     assert (second.path, second.seconds, second.inspection) == (first.path, first.seconds, "convolutions: 1 fp32")
     assert first.key == {
         "model_sha256": sha256_file(machine.bundle.model_path),
-        "profile": "batch 1 to 8, best at 1",
-        "flags": "strongly typed, no TF32, detailed",
+        "profile": "batch 1 to 8, best at 1 and 8",
+        "flags": f"strongly typed, {RULE}",
         "library": "tensorrt",
         "library_version": "10.3.0",
-        "cuda_runtime": "13.0",
         "cuda_driver": "13.2",
         "gpu": GPU,
         "compute_capability": "8.7",
@@ -94,7 +94,7 @@ def test_the_sidecar_is_as_documented(machine: Machine) -> None:
         (
             "11.4.0",
             {"gpu": "Thor"},
-            "flags strongly typed, no TF32, detailed -> always strongly typed, no TF32, detailed; "
+            f"flags strongly typed, {RULE} -> always strongly typed, {RULE}; "
             f"library_version 10.3.0 -> 11.4.0; gpu {GPU} -> Thor",
         ),
     ],
@@ -106,6 +106,28 @@ def test_a_miss_names_what_changed(machine: Machine, version: str, gpu: dict[str
     assert (second.hit, second.reason) == (False, f"miss: the nearest, {first.path.name}, differs in {why}")
     assert trt.builds == 1
     assert second.path != first.path
+
+
+def test_another_cuda_bindings_finds_the_same_engine(machine: Machine) -> None:
+    first = machine.build()
+    trt = machine.install(runtime=12080)
+    assert (machine.build().path, trt.builds) == (first.path, 0)
+
+
+def test_an_engine_of_an_older_key_is_a_miss_that_says_so(machine: Machine) -> None:
+    """Until now a key held cuda-bindings' own version, and builds had no limit of memory and one profile."""
+    from collafuse_runtimes.engines.tensorrt_cache import EngineCache
+
+    key = machine.build().key
+    assert machine.options.cache is not None
+    for path in machine.options.cache.iterdir():
+        path.unlink()
+    old = {**key, "profile": "batch 1 to 8, best at 1", "flags": "strongly typed, no TF32, detailed"}
+    stored = EngineCache(machine.options.cache).store({**old, "cuda_runtime": "13.0"}, b"engine", 1.0, "")
+    assert machine.build().reason == (
+        f"miss: the nearest, {stored.path.name}, differs in profile batch 1 to 8, best at 1 -> batch 1 to 8, best at 1 "
+        f"and 8; flags strongly typed, no TF32, detailed -> strongly typed, {RULE}; cuda_runtime 13.0 -> not a part"
+    )
 
 
 def test_a_miss_compares_with_the_nearest_entry(machine: Machine) -> None:
@@ -140,7 +162,7 @@ def test_batches_out_of_range(machine: Machine, opt_batch: int, max_batch: int) 
 
 def test_the_profile_reaches_every_tensor_with_a_batch(machine: Machine) -> None:
     data = json.loads(machine.build(opt_batch=2, max_batch=4).path.read_bytes())
-    assert data["shapes"] == {"sample": [[1, 1, 16, 16], [2, 1, 16, 16], [4, 1, 16, 16]]}
+    assert data["profiles"] == [{"sample": [[n, 1, 16, 16] for n in batches]} for batches in ((1, 2, 3), (4, 4, 4))]
 
 
 def test_timings_are_kept_for_the_next_build_of_the_same_machine_alone(machine: Machine) -> None:

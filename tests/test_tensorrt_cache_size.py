@@ -11,7 +11,7 @@ import pytest
 from collafuse_runtimes.engines import tensorrt_cache
 from collafuse_runtimes.engines.tensorrt_cache import KEPT, EngineCache, EngineKey
 
-MACHINE = {"flags": "f", "library": "tensorrt", "library_version": "10.3.0", "cuda_runtime": "13.0",
+MACHINE = {"flags": "f", "library": "tensorrt", "library_version": "10.3.0",
            "cuda_driver": "13.2", "gpu": "Orin", "compute_capability": "8.7"}  # fmt: skip
 
 
@@ -44,6 +44,29 @@ def test_the_one_used_longest_ago_makes_room(cache: EngineCache) -> None:
     assert {path.with_suffix(".engine") for path in cache.folder.glob("*.json")} == {*paths[1:], new}
     assert cache.lookup(key(2)).entry is None
     assert store(cache, key(2)).exists()
+
+
+def test_what_was_compiled_for_an_engine_goes_with_it_and_stays_with_the_others(cache: EngineCache) -> None:
+    paths = fill(cache)
+    for batch in (2, 3):
+        cache.store_kernels(key(batch), f"kernels of {batch}".encode())
+    assert cache.kernels(key(2)) == b"kernels of 2"
+    store(cache, key(99))
+    assert not paths[0].exists() and cache.kernels(key(2)) == b"" and cache.kernels(key(3)) == b"kernels of 3"
+    assert len(list(cache.folder.glob("*.kernels"))) == 1 and len(list(cache.folder.glob("*.json"))) == KEPT + 1
+
+
+def test_kernels_that_this_machine_did_not_compile_are_not_used(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.store_kernels(key(2), b"kernels")
+    (path,) = cache.folder.glob("*.kernels")
+    path.write_bytes(b"malice!")
+    assert cache.kernels(key(2)) == b""
+    path.write_bytes(b"kernels")
+    assert cache.kernels(key(2)) == b"kernels" and cache.kernels(key(2, gpu="Thor")) == b""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cache.folder.parent / "another machine"))
+    assert cache.kernels(key(2)) == b""
 
 
 def test_finding_an_engine_counts_as_using_it(cache: EngineCache) -> None:

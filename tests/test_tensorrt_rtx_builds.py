@@ -1,5 +1,6 @@
 """Real builds, no GPU: TensorRT-RTX serialises an engine of every kind of step graph the exporter makes."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -17,9 +18,9 @@ from collafuse_export.quantize import Quantiser
 from collafuse_export.step_graph import StepGraph, one_thread
 from collafuse_runtimes.bundle import HeadBundle, NetworkInfo, make_row_ranges
 from collafuse_runtimes.engines import EngineOptions
-from collafuse_runtimes.engines.tensorrt_build import BatchProfile, BuildProgress, BuiltEngine, build_serialised
+from collafuse_runtimes.engines.tensorrt_build import BatchProfile, BuildProgress, BuiltEngine, Target, build_serialised
 from collafuse_runtimes.engines.tensorrt_prepare import build_engine
-from collafuse_runtimes.errors import ArtefactError, CheckFailed
+from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavailable
 from collafuse_runtimes.noise import noise_batch
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.samplers import Sampler
@@ -52,8 +53,10 @@ def graph(preset: str, conditional: bool, opset: int, precision: str) -> tuple[H
         return bundle, to_onnx(module, bundle.inputs, bundle.outputs, opset, len(bundle.transitions))
 
 
-def build(bundle: HeadBundle, model: bytes, where: str = "model.onnx", **options: Any) -> BuiltEngine:
-    return build_serialised(trt, model, where, bundle.inputs, bundle.outputs, BatchProfile(1, 8), **options)
+def build(
+    bundle: HeadBundle, model: bytes, where: str = "model.onnx", opt_batch: int = 8, **options: Any
+) -> BuiltEngine:
+    return build_serialised(trt, model, where, bundle.inputs, bundle.outputs, BatchProfile(opt_batch, 8), **options)
 
 
 def weight_bytes(model: bytes) -> int:
@@ -95,6 +98,63 @@ def test_builds_step_graphs_in_the_types_they_have(preset: str, conditional: boo
     assert any(progress.total >= 1 for progress in seen)
 
 
+class Spy:
+    """The builder's configuration, looked at when the build begins."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from collafuse_runtimes.engines import tensorrt_build
+
+        self.seen: list[Any] = []
+        real = tensorrt_build._run_build
+
+        def run_build(trt: Any, config: Any, *rest: Any) -> Any:
+            self.seen.append(
+                {
+                    "user allocation": config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION),
+                    "tf32": config.get_flag(trt.BuilderFlag.TF32),
+                    "capabilities": [
+                        str(config.get_compute_capability(i)).split(".")[-1]
+                        for i in range(config.num_compute_capabilities)
+                    ],
+                    "workspace": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+                    "tactics": config.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM),
+                    "profiles": config.num_optimization_profiles,
+                }
+            )
+            return real(trt, config, *rest)
+
+        monkeypatch.setattr(tensorrt_build, "_run_build", run_build)
+
+
+@pytest.mark.parametrize("capability", ["7.5", "12.0"])
+def test_the_real_builder_takes_the_gpu_the_limits_and_both_profiles(
+    capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(monkeypatch)
+    bundle, model = graph("small", False, 20, "fp32")
+    built = build(bundle, model, opt_batch=1, target=Target(capability, 6 << 30))
+    assert spy.seen == [
+        {
+            "user allocation": True,
+            "tf32": False,
+            "capabilities": [f"SM{capability.replace('.', '')}"],
+            "workspace": 1 << 30,
+            "tactics": 3 << 30,
+            "profiles": 2,
+        }
+    ]
+    assert len(built.data) > weight_bytes(model)
+
+
+@pytest.mark.parametrize("capability", ["9.0", "10.0", "8.7", "7.2"])
+def test_the_real_builder_is_not_asked_for_a_gpu_it_does_not_have(capability: str) -> None:
+    bundle, model = graph("small", False, 20, "fp32")
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable, match=f"for no GPU of compute capability {capability}; valid: 7.5, 8.0"):
+        build(bundle, model, target=Target(capability, 1 << 34))
+    assert time.monotonic() - began < 0.5
+
+
 def test_refuses_the_int8_made_for_cpus_with_node_and_reason() -> None:
     bundle, model = int8_graph("int8-cpu", "small", False, 20)
     with pytest.raises(ArtefactError) as error:
@@ -133,6 +193,6 @@ def test_build_engine_without_a_gpu_says_it_inspected_nothing_and_hits_the_secon
     assert first.key["library_version"] == trt.__version__
     assert first.path == second.path and first.path.stat().st_size > 100_000
     third = build_engine(bundle, "tensorrt-rtx", options, max_batch=2)
-    assert third.reason.endswith("differs in profile batch 1 to 4, best at 1 -> batch 1 to 2, best at 1")
+    assert third.reason.endswith("differs in profile batch 1 to 4, best at 1 and 4 -> batch 1 to 2, best at 1 and 2")
     with pytest.raises(CheckFailed, match="states fp16, its graph asks for fp32; export again"):
         build_engine(replace(bundle, precision="fp16"), "tensorrt-rtx", options, max_batch=3)

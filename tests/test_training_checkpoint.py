@@ -12,6 +12,7 @@ from command_line import done, refusal
 from safetensors.numpy import load_file
 from small_training import PLAN, SHAPE, easy_images, small_network, small_run
 
+from collafuse_edge.training.arithmetic import describe_arithmetic
 from collafuse_edge.training.loop import train
 from collafuse_edge.training.resume import resume_path
 from collafuse_edge.training.settings import TrainSettings
@@ -40,8 +41,10 @@ def test_a_checkpoint_is_five_files(tmp_path: Path) -> None:
     assert [step for step, _ in training["losses"]] == [1, 2, 3]
     assert training["versions"]["torch"] == torch.__version__
     assert set(training) == {
-        "settings", "steps", "images", "losses", "seconds", "device", "processes", "versions", "git_commit",
+        "settings", "steps", "images", "losses", "seconds", "device", "arithmetic", "processes", "versions",
+        "git_commit",
     }  # fmt: skip
+    assert training["arithmetic"] == {"bitwise": True, "tf32_convolution": False, "tf32_matmul": False}
     names = [name for name, _ in load_network(checkpoint).named_parameters()]
     for name in weights:
         assert set(load_file(tmp_path / "c" / name)) == set(names)
@@ -174,3 +177,28 @@ def test_unknown_presets_and_bad_shards_are_refused(tmp_path: Path, plan_file: P
     assert "unknown preset 'huge'; valid: tiny, small" in refusal(*client, "--preset", "huge")
     assert "cannot read" in refusal("train-server", tmp_path / "none", "--out", tmp_path / "s", "--cpu")
     assert "is not a readable" in refusal("train-server", plan_file, "--out", tmp_path / "s", "--cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "told", "recorded"),
+    [
+        ("cpu", {}, (True, False, False)),
+        ("cuda", {}, (False, True, False)),
+        ("cuda", {"deterministic": True}, (True, True, False)),
+        ("cuda", {"deterministic": True, "benchmark": True}, (False, True, False)),
+        ("cuda", {"convolution": False, "matmul": True}, (False, False, True)),
+    ],
+)
+def test_the_record_says_what_a_gpu_may_do_to_the_weights(
+    device: str, told: dict[str, bool], recorded: tuple[bool, bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: told.get("deterministic", False))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", told.get("benchmark", False))
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = told.get("convolution", True)
+        torch.backends.cuda.matmul.allow_tf32 = told.get("matmul", False)
+        names = ("bitwise", "tf32_convolution", "tf32_matmul")
+        assert describe_arithmetic(device) == dict(zip(names, recorded, strict=True))
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

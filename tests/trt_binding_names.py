@@ -4,8 +4,8 @@
 
 The binding wheels need libnvinfer and a GPU to work, but not to be looked at: they import nine functions of it, so a
 library of that name with nine empty functions is enough to load a binding and list its classes. Needs gcc, binutils and
-wheels for this Python, as ``pip download --no-deps tensorrt-cu12-bindings==10.3.0`` fetches them (``tensorrt-bindings``
-for 8.6). TensorRT-RTX is listed too where it is installed.
+wheels for this Python, as ``pip download --no-deps tensorrt-cu12-bindings==10.3.0`` fetches them. TensorRT-RTX is
+listed too where it is installed.
 """
 
 import importlib.machinery
@@ -20,9 +20,10 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_suffix(".txt")
 CLASSES = """
-Builder BuilderFlag DataType DynamicShapesKernelSpecializationStrategy EngineInspector IBuilderConfig ICudaEngine
-IExecutionContext IHostMemory ILayer ILogger INetworkDefinition IOptimizationProfile IProgressMonitor IRuntimeConfig
-ITensor ITimingCache LayerInformationFormat LayerType Logger NetworkDefinitionCreationFlag OnnxParser ParserError
+Builder BuilderFlag ComputeCapability DataType DynamicShapesKernelSpecializationStrategy EngineInspector
+ExecutionContextAllocationStrategy IBuilderConfig ICudaEngine IExecutionContext IHostMemory ILayer ILogger
+INetworkDefinition IOptimizationProfile IProgressMonitor IRuntimeCache IRuntimeConfig ITensor ITimingCache
+LayerInformationFormat LayerType Logger MemoryPoolType NetworkDefinitionCreationFlag OnnxParser ParserError
 ProfilingVerbosity Runtime TensorIOMode
 """.split()  # noqa: SIM905
 """Those the engine files touch; a class that is missing here makes the test fail, not pass."""

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from collafuse_runtimes.engines.cuda_device import ask, cuda_runtime, select_device
-from collafuse_runtimes.errors import EngineUnavailable
+from collafuse_runtimes.engines.cuda_device import ask, cuda_runtime, device_info, select_device
+from collafuse_runtimes.errors import EngineUnavailable, InputError
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
@@ -22,7 +22,7 @@ class Memory:
             or, where the kernel does not let it be reset, since the process began.
         since: "batch" or "process".
         device: what the free memory of the GPU had shrunk by after the batch, since before the engine was opened; the
-            CUDA context is not in it; other processes count.
+            CUDA context is not in it; other processes count. None for an integrated GPU, whose memory is the host's.
     """
 
     batch: int
@@ -56,9 +56,14 @@ def peak_bytes() -> tuple[int | None, str | None]:
 
 
 def free_device_bytes(device: int) -> tuple[int | None, str | None]:
-    """(free memory of a CUDA device, None), or (None, why it is unknown)."""
+    """(free memory of a CUDA device, None), or (None, why it is unknown).
+
+    An integrated GPU has none of its own: what is free there is the host's, and this process is in it already.
+    """
     try:
+        if device_info(device).integrated:
+            return None, "an integrated GPU uses the host's memory: it is part of the process's"
         select_device(device)
         return int(ask(cuda_runtime(), "no memory figure", "cudaMemGetInfo")), None
-    except EngineUnavailable as error:
+    except (EngineUnavailable, InputError) as error:
         return None, str(error)

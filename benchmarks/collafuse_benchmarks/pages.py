@@ -10,9 +10,10 @@ from collafuse_benchmarks.document import Document
 from collafuse_benchmarks.page_energy import energy_document
 from collafuse_benchmarks.page_latency import latency_document
 from collafuse_benchmarks.page_split import split_document
-from collafuse_benchmarks.report_folder import FORMAT, JSON, read_report, readable, render, require_new, write_pages
+from collafuse_benchmarks.report_folder import FORMAT, JSON, read_report, readable, render, require_place, write_pages
 from collafuse_runtimes.atomic import new_directory
 from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.found import replaces_own
 from collafuse_runtimes.sealed import write_json
 
 PAGES: dict[str, Callable[[dict[str, Any]], Document]] = {
@@ -42,19 +43,20 @@ class Remade:
     note: str | None
 
 
-def remake(source: Path, out: Path, meter: Path | None = None) -> Remade:
+def remake(source: Path, out: Path, meter: Path | None = None, *, overwrite: bool = False) -> Remade:
     """Write a report and its pages anew, all of it or nothing.
 
     Args:
         source: a report's folder or its JSON file.
         out: new folder.
         meter: CSV of a wall meter, to add to an energy report.
+        overwrite: whether to replace a finished report at ``out``.
 
     Raises:
-        InputError: ``out`` is not new, or the report is not of energy and there is a meter.
+        InputError: a report is at ``out``, or the report is not of energy and there is a meter.
         ArtefactError: a file is damaged, lacks a field or does not fit, or ``out`` cannot be written.
     """
-    require_new(out)
+    require_place(out, overwrite=overwrite)
     payload = read_report(source)
     with readable(source):
         make_document = make_document_of(payload["kind"])
@@ -62,7 +64,7 @@ def remake(source: Path, out: Path, meter: Path | None = None) -> Remade:
             payload = with_wall_meter(payload, meter)
         document = make_document(payload)
         pages = render(document)
-    with new_directory(out) as folder:
+    with new_directory(out, check=replaces_own(FORMAT)) as folder:
         write_json(folder / JSON, FORMAT, payload)
         note = write_pages(folder, pages)
     return Remade(payload, document, note)

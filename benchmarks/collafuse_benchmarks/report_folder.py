@@ -4,7 +4,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ from typing import Any
 from collafuse_benchmarks.document import Document, to_html, to_markdown
 from collafuse_runtimes import __version__
 from collafuse_runtimes.atomic import write_bytes
-from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
+from collafuse_runtimes.errors import ArtefactError, CollafuseError
+from collafuse_runtimes.found import peek, require_replaceable
+from collafuse_runtimes.lock import hold
+from collafuse_runtimes.partial import hidden
 from collafuse_runtimes.sealed import read_json, write_json
+from collafuse_runtimes.text import one_line
 
 FORMAT = "collafuse-bench"
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
@@ -29,27 +33,35 @@ class ReportFolder:
     """Saves a running measurement; leaving the ``with`` block, broken off or not, writes the pages of what was saved.
 
     The folder is made with the first save. report.json is replaced in one step each time, so whatever ends the
-    process, the samples of a few seconds ago are there.
+    process, the samples of a few seconds ago are there, until the same command is run again.
     """
 
-    def __init__(self, folder: Path | None, kind: str, make_document: MakeDocument) -> None:
+    def __init__(self, folder: Path | None, kind: str, make_document: MakeDocument, *, overwrite: bool = False) -> None:
         """``folder`` None keeps nothing.
 
         Raises:
-            InputError: the folder exists and is not empty.
-            ArtefactError: there is no folder to make it in, or it may not be written.
+            InputError: a finished report is there, and ``overwrite`` is False.
+            ArtefactError: something else is there, there is no folder to make it in, or it may not be written.
         """
         if folder is not None:
-            require_new(folder)
+            require_place(folder, overwrite=overwrite)
+        self._lock = ExitStack()
         self._folder, self._kind, self._make_document = folder, kind, make_document
         self._created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.payload: dict[str, Any] | None = None
         self.note: str | None = None
 
     def __enter__(self) -> "ReportFolder":
+        """Raises InputError where another process is measuring into this folder."""
+        if self._folder is not None:
+            self._lock.enter_context(hold(self._folder, hidden(self._folder, "lock"), "is being measured"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._lock:
+            self._write_pages(kind)
+
+    def _write_pages(self, kind: type[BaseException] | None) -> None:
         if self._folder is None or self.payload is None:
             return
         try:
@@ -101,7 +113,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        why = one_line(f"{type(error).__name__}: {error}", 120)
         raise ArtefactError(f"{path} lacks or mistypes a field ({why}); measure again with this release") from None
 
 
@@ -125,23 +137,32 @@ def write_pages(folder: Path, pages: Pages) -> str | None:
     Raises:
         ArtefactError: a page cannot be written.
     """
-    write_bytes(folder / MARKDOWN, pages.markdown.encode())
+    write_bytes(folder / MARKDOWN, pages.markdown.encode(errors="backslashreplace"))
     if pages.html is None:
         return NO_PLOTS
-    write_bytes(folder / HTML, pages.html.encode())
+    write_bytes(folder / HTML, pages.html.encode(errors="backslashreplace"))
     return None
 
 
-def require_new(folder: Path) -> None:
+def require_place(folder: Path, *, overwrite: bool) -> None:
     """Do nothing, or refuse a folder before anything is measured for it.
 
+    Args:
+        overwrite: whether a finished report may be replaced; one that was broken off may in any case.
+
     Raises:
-        InputError: it exists and is not empty.
-        ArtefactError: there is no folder to make it in, or it may not be written.
+        InputError: a finished report is there, and ``overwrite`` is False.
+        ArtefactError: something else is there, there is no folder to make it in, or it may not be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder; choose a new folder name or remove it")
+    require_replaceable(folder, FORMAT, overwrite=overwrite or _is_broken_off(folder))
     if not folder.parent.is_dir():
         raise ArtefactError(f"cannot write {folder}: there is no folder {folder.parent}; create it first")
     if not os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK):
         raise ArtefactError(f"cannot write {folder}: this user may not write there; choose a writable folder")
+
+
+def _is_broken_off(folder: Path) -> bool:
+    try:
+        return peek(folder / JSON)["complete"] is False
+    except (ArtefactError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False

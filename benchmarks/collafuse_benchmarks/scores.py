@@ -10,8 +10,10 @@ from typing import Any
 from collafuse_benchmarks.split_parts import with_cut
 from collafuse_benchmarks.split_table import SplitRow
 from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.home import expand
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.sealed import canonical, read_bytes
+from collafuse_runtimes.text import one_line
 
 SAME = ("extractor_sha256", "real", "real_count", "estimator")
 """What must agree before two scores may stand in one column."""
@@ -145,7 +147,7 @@ def _parse(option: str, text: str) -> tuple[float, Path]:
         c = math.nan
     if not (found and path and 0 <= c <= 1):
         raise InputError(f"--{option} {text!r} is not C=FILE; valid: for example 0.2=score.json")
-    return c, Path(path)
+    return c, expand(path)
 
 
 def _read_score(path: Path) -> dict[str, Any]:
@@ -158,7 +160,9 @@ def _read_score(path: Path) -> dict[str, Any]:
         canonical(score)  # refuses NaN and infinity
         _require_kinds(score)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ArtefactError(f"{path} is not what `evaluate --json` prints ({error}); write it again") from None
+        raise ArtefactError(
+            f"{path} is not what `evaluate --json` prints ({one_line(error, 120)}); write it again"
+        ) from None
     return score
 
 

@@ -2,8 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from collafuse_benchmarks.summary import summarise
@@ -12,6 +10,7 @@ from collafuse_runtimes.errors import InputError, PlanMismatch
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.scratch import scratch_folder
 
 SIDES = ("server", "edge")
 
@@ -131,8 +130,8 @@ def handover_bytes(plan: SplitPlan, steps: int | None = None, dtype: str = "floa
 
     x_tc = np.ones((1, *plan.image_shape), np.float32)
     timesteps = tuple(t for t, _ in plan.server_transitions(steps))
-    with TemporaryDirectory(prefix="collafuse-bench-") as folder:
-        path = Path(folder) / "x.tc.safetensors"
+    with scratch_folder("bench") as folder:
+        path = folder / "x.tc.safetensors"
         write_handover(path, Handover(x_tc, plan, 0, 0, Sampler().to_dict(), timesteps, "0" * 64), dtype)
         return path.stat().st_size
 

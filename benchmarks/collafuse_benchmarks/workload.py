@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from collafuse_runtimes.handover import Handover, read_handover, write_handover
 from collafuse_runtimes.images import encode_png
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.scratch import scratch_folder
 from collafuse_runtimes.sealed import sha256_file
 from collafuse_runtimes.verify import compare, tolerance_of, verify_engine
 
@@ -67,8 +67,8 @@ class Workload:
     @contextmanager
     def files(self) -> Iterator[list[Path]]:
         """Every batch as a hand-over file of its own, in a temporary folder."""
-        with TemporaryDirectory(prefix="collafuse-bench-") as folder:
-            paths = [Path(folder) / f"{i}.tc.safetensors" for i in range(ROTATION)]
+        with scratch_folder("bench") as folder:
+            paths = [folder / f"{i}.tc.safetensors" for i in range(ROTATION)]
             for i, path in enumerate(paths):
                 x_tc, _ = self.tensors(i)
                 write_handover(path, replace(self.handover, x_tc=x_tc))
@@ -152,4 +152,5 @@ def describe_subject(bundle: HeadBundle, handover: Handover, steps: int) -> dict
 def describe_engine(engine: Engine, options: EngineOptions) -> dict[str, Any]:
     """Which engine ran and what it was told, JSON-ready; of paths the last part alone."""
     stated = {name: v.name if isinstance(v, Path) else v for name, v in asdict(options).items() if v is not None}
-    return {"name": engine.name, "options": stated, "arithmetic": engine.arithmetic or engine.bundle.precision}
+    arithmetic = engine.arithmetic or engine.bundle.precision
+    return {"name": engine.name, "options": stated, "arithmetic": arithmetic, "tf32": engine.tf32}

@@ -1,10 +1,12 @@
 """Latency of a head on an NVIDIA GPU, side by side in one run: one step, and the whole trajectory, by CUDA events.
 
-    python benchmarks/peers/gpu_latency.py [--work DIR] [--rounds 100] [--json FILE] [--markdown FILE]
+    python benchmarks/peers/gpu_latency.py [--work DIR] [--rounds 100] [--rows PATTERN] [--json FILE] [--markdown FILE]
     python benchmarks/peers/gpu_latency.py --work DIR --prepare
 
 Rows: diffusers' loop in torch, eager and with its network compiled (mode max-autotune, with CUDA graphs), and every GPU
-engine in every precision it runs. A row that cannot run here has no figures and says why. One image at a time.
+engine in every precision it runs. --rows 'tensorrt fp16' or '*fp16', given once or more, chooses among them:
+max-autotune takes minutes. Each row has a process of its own: one that crashes, hangs or loses its GPU ends no other. A
+row that cannot run here has no figures and says why. One image at a time.
 
 Round after round, in shuffled order, each row runs one step (every step of the head in turn) and the trajectory, on a
 hand-over tensor that is fresh in every round; the first rounds warm up. Every result is compared with float32 on the
@@ -25,20 +27,22 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from _gpu_rows import ROWS, Row, Runner, open_row, reason_without
 from _head import PLAN, PRESET, STEPS, handover_tensors, lowered_head, shuffled, trained_head
 
 from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.engines import ENGINES, Engine, available_engines, open_engine
+from collafuse_runtimes.engines import Engine, open_engine
 from collafuse_runtimes.engines.cuda_device import device_info
 from collafuse_runtimes.engines.tensorrt_binding import MODULES
-from collafuse_runtimes.errors import CheckFailed, CollafuseError, EngineUnavailable
+from collafuse_runtimes.errors import CheckFailed, CollafuseError
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.verify import TOLERANCES, compare
@@ -47,8 +51,6 @@ WARMUP, ROUNDS = 10, 100
 P90_NEEDS = 64
 MAX_SPREAD = 0.025
 """Standard deviation over mean above which a figure is marked."""
-COMPILE_MODES = {"torch eager": None, "torch.compile max-autotune": "max-autotune"}
-GPU_ENGINES = ("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")
 LIBRARIES = {
     "torch": ("torch",),
     "diffusers": ("diffusers",),
@@ -58,28 +60,6 @@ LIBRARIES = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """Who computes, and in which precision."""
-
-    by: str
-    precision: str
-
-
-ROWS = (
-    *(Row(by, precision) for by in COMPILE_MODES for precision in ("fp32", "fp16")),
-    *(Row(engine, precision) for engine in GPU_ENGINES for precision in ENGINES[engine].precisions),
-)
-
-
-class Runner(Protocol):
-    """What is timed: each call gives its result, (1, C, H, W) float32, and the milliseconds it took on the GPU."""
-
-    def step(self, x: Float32Array, k: int) -> tuple[Float32Array, float]: ...
-
-    def trajectory(self, x_tc: Float32Array) -> tuple[Float32Array, float]: ...
-
-
 @dataclass
 class Samples:
     step_ms: list[float] = field(default_factory=list)
@@ -87,79 +67,23 @@ class Samples:
     max_abs_difference: float = 0.0
 
 
-class EngineRunner:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._first_row = engine.bundle.row_range().first_row
-
-    def step(self, x: Float32Array, k: int) -> tuple[Float32Array, float]:
-        result = self._engine.step(x, self._first_row + k)
-        return result, self._engine.device_ms
-
-    def trajectory(self, x_tc: Float32Array) -> tuple[Float32Array, float]:
-        result = self._engine.denoise(x_tc)
-        return result, self._engine.device_ms
-
-
-class TorchRunner:
-    """cuDNN may choose its kernels by timing them."""
-
-    def __init__(self, head: Path, row: Row, device: str = "cuda") -> None:
-        import torch
-        from _diffusers_loop import DiffusersLoop
-
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False  # the engines have it off too
-        torch.backends.cudnn.benchmark = True
-        dtype, mode = {"fp32": torch.float32, "fp16": torch.float16}[row.precision], COMPILE_MODES[row.by]
-        self._torch, self._row, self._device = torch, row, device
-        with one_line(row):
-            self._loop = DiffusersLoop(head, STEPS, device=device, dtype=dtype, compile_mode=mode)
-            self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def step(self, x: Float32Array, k: int) -> tuple[Float32Array, float]:
-        return self._timed(lambda sample: self._loop.step(sample, k), x)
-
-    def trajectory(self, x_tc: Float32Array) -> tuple[Float32Array, float]:
-        return self._timed(self._loop.denoise, x_tc)
-
-    def _timed(self, run: Callable[[Any], Any], x: Float32Array) -> tuple[Float32Array, float]:
-        torch = self._torch
-        with one_line(self._row):
-            sample = torch.from_numpy(x).to(self._device)
-            torch.cuda.synchronize()
-            self._start.record()
-            result = run(sample)
-            self._end.record()
-            torch.cuda.synchronize()
-            return result.cpu().numpy(), self._start.elapsed_time(self._end)
-
-
-@contextmanager
-def one_line(row: Row) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # torch's compiler has classes of its own for what it cannot do
-        reason = " ".join(str(error).split())[:300]
-        raise EngineUnavailable(f"{row.by} failed: {type(error).__name__}: {reason}") from None
-
-
 def main() -> int:
     arguments = parse()
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # ONNX Runtime's TensorRT provider has no switch for it
-    failed: dict[Row, str] = {row: reason for row in ROWS if (reason := reason_without(row)) is not None}
+    rows = arguments.chosen
+    failed: dict[Row, str] = {row: reason for row in rows if (reason := reason_without(row.by)) is not None}
     samples: dict[Row, Samples] = {}
     wrong = False
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         if arguments.prepare:
-            make_heads(work)
+            make_heads(work, rows)
             return 0
-        if len(failed) < len(ROWS):
-            samples, errors = run_rows([row for row in ROWS if row not in failed], work, arguments.rounds)
+        if len(failed) < len(rows):
+            samples, errors = run_rows([row for row in rows if row not in failed], work, arguments.rounds)
             failed |= {row: str(error) for row, error in errors.items()}
             wrong = any(isinstance(error, CheckFailed) for error in errors.values())
-    report = make_report(samples, failed, arguments.rounds)
+    report = make_report(rows, samples, failed, arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     if arguments.markdown:
@@ -175,6 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep the heads here; reused when present")
     parser.add_argument("--prepare", action="store_true", help="make the heads in --work and stop")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"p90 needs {P90_NEEDS}")
+    parser.add_argument("--rows", action="append", metavar="PATTERN", help="'BY PRECISION' with * and ?; default: all")
     parser.add_argument("--json", type=Path, help="write every raw sample to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     arguments = parser.parse_args()
@@ -182,43 +107,31 @@ def parse() -> argparse.Namespace:
         parser.error(f"--rounds {arguments.rounds} out of range: valid are 1 and more")
     if arguments.prepare and arguments.work is None:
         parser.error("--prepare needs --work: the folder that the heads go to")
+    arguments.chosen = [row for row in ROWS if not arguments.rows or any(fnmatch(str(row), p) for p in arguments.rows)]
+    for pattern in arguments.rows or ():
+        if not any(fnmatch(str(row), pattern) for row in ROWS):
+            parser.error(f"--rows {pattern!r} is no row; valid, with * and ?: {', '.join(map(str, ROWS))}")
     return arguments
 
 
-def reason_without(row: Row) -> str | None:
-    """Why a row cannot run on this machine; None where nothing is known against it."""
-    if row.by not in COMPILE_MODES:
-        return available_engines()[row.by]
-    for module in ("torch", "diffusers"):
-        if version((module,)) is None:
-            return f"{module} is not installed (pip install 'collafuse-edge[train]')"
-    import torch
-
-    return None if torch.cuda.is_available() else f"torch {torch.__version__}: torch.cuda.is_available() is False"
-
-
-def make_heads(work: Path) -> tuple[Path, dict[str, HeadBundle]]:
-    """The checkpoint, and a bundle in each precision of the rows."""
+def make_heads(work: Path, rows: Sequence[Row] = ROWS) -> tuple[Path, dict[str, HeadBundle]]:
+    """The checkpoint, and a bundle in float32 and in each precision of the rows."""
     work.mkdir(parents=True, exist_ok=True)
     head, fp32 = trained_head(work)
-    lower = {row.precision for row in ROWS} - {"fp32"}
+    lower = {row.precision for row in rows} - {"fp32"}
     return head, {"fp32": fp32, **{precision: lowered_head(work, precision) for precision in sorted(lower)}}
 
 
 def run_rows(wanted: Sequence[Row], work: Path, rounds: int) -> tuple[dict[Row, Samples], dict[Row, CollafuseError]]:
-    """Open all of them, then measure those that opened."""
-    head, bundles = make_heads(work)
+    """Open all of them, each in its process, then measure those that opened."""
+    head, bundles = make_heads(work, wanted)
     runners: dict[Row, Runner] = {}
     failed: dict[Row, CollafuseError] = {}
     with ExitStack() as stack:
         reference = stack.enter_context(open_engine(bundles["fp32"], "ort-cpu"))
         for row in wanted:
             try:
-                if row.by in COMPILE_MODES:
-                    runners[row] = TorchRunner(head, row)
-                else:
-                    engine = open_engine(bundles[row.precision], row.by)
-                    runners[row] = EngineRunner(stack.enter_context(engine))
+                runners[row] = stack.enter_context(open_row(row, head, bundles[row.precision].path))
             except CollafuseError as error:
                 failed[row] = error
         samples, more = measure(runners, reference, handover_tensors(WARMUP + rounds), WARMUP)
@@ -267,7 +180,9 @@ def agree(row: Row, what: str, actual: Float32Array, expected: Float32Array) -> 
     return agreement.max_abs
 
 
-def make_report(samples: Mapping[Row, Samples], failed: Mapping[Row, str], rounds: int) -> dict[str, Any]:
+def make_report(
+    rows: Sequence[Row], samples: Mapping[Row, Samples], failed: Mapping[Row, str], rounds: int
+) -> dict[str, Any]:
     try:
         gpu, gpu_reason = asdict(device_info(0)), None
     except CollafuseError as error:
@@ -286,7 +201,7 @@ def make_report(samples: Mapping[Row, Samples], failed: Mapping[Row, str], round
                 **(asdict(samples[row]) if row in samples else dict.fromkeys(asdict(Samples()))),
                 "reason": failed.get(row),
             }
-            for row in ROWS
+            for row in rows
         ],
     }
 

@@ -1,11 +1,13 @@
 """The `collafuse-edge` command: parse, call one library function, print. Exit codes: 0 done, 1 a check failed,
 2 bad usage or input."""
 
-import io
+import errno
 import os
 import socket
 import sys
 from typing import Any
+
+from collafuse_edge.cli.streams import leave, prepare_streams
 
 INTERRUPTED = 130
 """What newer Typers return after Ctrl-C; older ones raise."""
@@ -13,17 +15,16 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script."""
+    prepare_streams()
     _stay_offline()
     import typer
 
-    from collafuse_edge.cli.app import app
+    from collafuse_edge.cli.app import click_command
     from collafuse_runtimes.errors import CollafuseError
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's UsageError; newer Typers carry a private copy of click
     try:
-        code = typer.main.get_command(app).main(prog_name="collafuse-edge", standalone_mode=False) or 0
+        code = click_command().main(prog_name="collafuse-edge", standalone_mode=False) or 0
         sys.stdout.flush()
     except CollafuseError as error:
         _fail(str(error), error.exit_code)
@@ -32,17 +33,23 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:  # whoever reads has seen enough
-        _leave_quietly(1)
+        leave(1)
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; pip install 'collafuse-edge[all]'", 2)
     except MemoryError:
-        _fail("this does not fit into memory; use fewer or smaller images, or smaller batches", 2)
+        _fail(TOO_LARGE, 2)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(TOO_LARGE, 2)
     except OSError as error:
-        what = "cannot print the result" if error.filename is None else f"cannot use {error.filename}"
-        _fail(f"{what}: {error.strerror}; free space or choose another place", 2)
+        _fail(_system_error(error), 2)
     if code == INTERRUPTED:
         _fail("stopped", 1)
     sys.exit(code)
+
+
+TOO_LARGE = "this does not fit into memory; use fewer or smaller images, or smaller batches"
 
 
 def _stay_offline() -> None:
@@ -55,14 +62,26 @@ def _stay_offline() -> None:
     socket.has_ipv6 = False
 
 
-def _fail(message: str, exit_code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    _leave_quietly(exit_code)
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class for a full GPU only; its CPU allocator, and sizes beyond an int64, are plain RuntimeErrors."""
+    said = ("can't allocate memory", "out of memory", "Storage size calculation overflow")
+    return any(words in str(error) for words in said)
 
 
-def _leave_quietly(exit_code: int) -> None:
+def _system_error(error: OSError) -> str:
+    if error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}; free space or choose another place"
     try:
-        sys.stdout.flush()
-    except OSError:  # a full disk or a closed pipe; Python would flush, and complain, once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(exit_code)
+        os.getcwd()  # noqa: PTH109  Path.cwd does no more
+    except FileNotFoundError:
+        return "the current folder was deleted; change to one that exists, or give whole paths"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}; raise the limit (`ulimit -n`)"
+    return f"cannot print the result: {error.strerror or error}; free space or choose another place"
+
+
+def _fail(message: str, exit_code: int) -> None:
+    from collafuse_runtimes.text import one_line
+
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    leave(exit_code)

@@ -1,11 +1,12 @@
 """The Typer application; one module per group of people."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from collafuse_edge.cli import bench, edge, exporting, importing, inspecting, quality, server, site
+from collafuse_edge.cli.paths import expand_homes, keep_inputs
 
 app = typer.Typer(
     name="collafuse-edge",
@@ -36,3 +37,10 @@ for group in (site, server, exporting, edge, inspecting, quality):
         app.command()(command)
 app.command("import")(importing.import_network)  # a name that no Python function can have
 app.add_typer(bench.app)
+for info in (*app.registered_commands, *bench.app.registered_commands):
+    info.callback = None if info.callback is None else keep_inputs(info.callback)
+
+
+def click_command() -> Any:
+    """The click command of the whole command line."""
+    return expand_homes(typer.main.get_command(app))

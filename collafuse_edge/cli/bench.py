@@ -19,7 +19,7 @@ from collafuse_edge.cli.edge import (
     ThreadsOption,
     TrustOption,
 )
-from collafuse_edge.cli.output import JsonOption, emit, line_printer, refuse_options
+from collafuse_edge.cli.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
 
 if TYPE_CHECKING:
     from collafuse_benchmarks.document import Document
@@ -56,6 +56,7 @@ def latency(
     cache: CacheOption = None,
     trust_bundle: TrustOption = None,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time a head on this machine: one step, the head call, and from hand-over file to image.
@@ -71,7 +72,7 @@ def latency(
     from collafuse_runtimes.handover import read_handover
 
     head, tensors = read_bundle(bundle), read_handover(handover)
-    with _report(out, KIND, latency_document, as_json) as folder:
+    with _report(out, KIND, latency_document, overwrite, as_json) as folder:
         measure_latency(
             head,
             handover,
@@ -104,6 +105,7 @@ def energy(
     cache: CacheOption = None,
     trust_bundle: TrustOption = None,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the energy of an image on this machine, gross and net of idle, by every sensor that it has.
@@ -121,7 +123,7 @@ def energy(
 
     head, tensors = read_bundle(bundle), read_handover(handover)
     settings = EnergySettings(idle_s=idle_s, window_s=window_s, trials=trials)
-    with _report(out, KIND, energy_document, as_json) as folder, find_sensors(gpu=gpu) as found:
+    with _report(out, KIND, energy_document, overwrite, as_json) as folder, find_sensors(gpu=gpu) as found:
         measure_head_energy(
             head,
             tensors,
@@ -181,6 +183,7 @@ def split(
         float | None, typer.Option(help="Choose: least distance of the hand-over tensors from real images.")
     ] = None,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what every cut costs server, link and device, and choose one.
@@ -210,7 +213,7 @@ def split(
         image_scores=read_scores("image-kid", image_kid or []),
         handover_scores=read_scores("handover-kid", handover_kid or []),
     )
-    with _report(out, KIND, split_document, as_json) as folder:
+    with _report(out, KIND, split_document, overwrite, as_json) as folder:
         if merge:
             from collafuse_benchmarks.split_report import read_parts
 
@@ -244,23 +247,26 @@ def report(
     meter: Annotated[
         Path | None, typer.Option(help="CSV of a wall meter, columns time and watts, to add to an energy report.")
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the pages of a report anew, on any machine; with --meter, with the energy that a wall meter saw."""
     from collafuse_benchmarks.pages import remake
 
-    made = remake(source, out, meter)
+    made = remake(source, out, meter, overwrite=overwrite)
     _print_report(made.payload, made.document, out, made.note, as_json)
 
 
 @contextmanager
-def _report(out: Path | None, kind: str, make_document: MakeDocument, as_json: bool) -> "Iterator[ReportFolder]":
+def _report(
+    out: Path | None, kind: str, make_document: MakeDocument, overwrite: bool, as_json: bool
+) -> "Iterator[ReportFolder]":
     """The report's folder, printed when the block ends well. SIGTERM ends the block as Ctrl-C does."""
     from collafuse_benchmarks.report_folder import ReportFolder
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with ReportFolder(out, kind, make_document) as folder:
+        with ReportFolder(out, kind, make_document, overwrite=overwrite) as folder:
             yield folder
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import JsonOption, OutFolder, emit, progress
+from collafuse_edge.cli.output import JsonOption, OutFolder, OverwriteOption, emit, progress
 
 BundleArgument = Annotated[Path, typer.Argument(help="Head bundle written by `export`.", metavar="NAME.head")]
 EngineOption = Annotated[str, typer.Option(help="What runs the head; `doctor` lists what can run here.")]
@@ -61,6 +61,7 @@ def infer(
     device: DeviceOption = None,
     cache: CacheOption = None,
     trust_bundle: TrustOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Finish hand-over tensors: one PNG each, a contact sheet and an .npz, in a new folder."""
@@ -84,6 +85,7 @@ def infer(
             batch_size=batch_size,
             engine_options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
             on_step=lambda done, _: show(done, "steps"),
+            overwrite=overwrite,
         )
     summary = {"out": str(out), "count": len(result.images), "steps": result.steps, "engine": result.engine}
     emit(summary, as_json, f"wrote     {out}: {len(result.images)} images in {result.steps} steps by {result.engine}")

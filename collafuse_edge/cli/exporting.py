@@ -10,6 +10,7 @@ from collafuse_edge.cli.output import (
     EtaOption,
     JsonOption,
     OptionalOutFolder,
+    OverwriteOption,
     SamplerOption,
     emit,
     refuse_options,
@@ -27,7 +28,7 @@ CutOption = Annotated[
 EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
 
 
-EXPORT_ONLY = ("out", "cut_ratio", "steps", "sampler", "eta", "precision", "opset", "calibration", "force")
+EXPORT_ONLY = ("out", "cut_ratio", "steps", "sampler", "eta", "precision", "opset", "calibration", "force", "overwrite")
 ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
 
 
@@ -48,6 +49,7 @@ def export(
     cache: CacheOption = None,
     max_batch: Annotated[int, typer.Option(help="Most images at once that the engine takes.")] = 8,
     embed: EmbedOption = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a trained head into a head bundle; fails unless the graph reproduces the network's whole trajectory.
@@ -61,7 +63,9 @@ def export(
         raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
     else:
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
-        _export_head(source, out, cut_ratio, steps, sampler, eta, precision, opset, calibration, force, as_json)
+        _export_head(
+            source, out, cut_ratio, steps, sampler, eta, precision, opset, calibration, force, overwrite, as_json
+        )
 
 
 def _export_head(
@@ -75,6 +79,7 @@ def _export_head(
     opset: int,
     calibration: Path | None,
     force: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     from collafuse_edge.cli.parsing import comma_integers
@@ -92,6 +97,7 @@ def _export_head(
         opset=opset,
         calibration=None if calibration is None else read_handover(calibration),
         force=force,
+        overwrite=overwrite,
         on_progress=stage_printer(),
     )
     result = {"bundle": str(out), "parity": bundle.parity, "precision": None if report is None else report.to_dict()}

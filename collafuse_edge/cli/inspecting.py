@@ -35,9 +35,10 @@ def inspect(
         emit(artefact.to_dict(), as_json, *artefact.lines())
         return
     from collafuse_edge.data.inspection import describe_data, inspect_images, to_dict
+    from collafuse_runtimes.home import expand
 
     if out is not None:
-        _require_new_place(out, Path(data.source).expanduser())
+        _require_new_place(out, expand(data.source))
     images = data.load(_image_shape(plan, size, channels))
     report = inspect_images(images, out)
     emit(to_dict(report), as_json, *describe_data(report))
@@ -49,9 +50,10 @@ def _artefact(source: str) -> "Description | None":
 
     from collafuse_edge.artefacts import describe_artefact, kinds
     from collafuse_edge.data.loading import KINDS, is_image_source
+    from collafuse_runtimes.home import expand
     from collafuse_runtimes.inspection import unknown
 
-    path = Path(source).expanduser()
+    path = expand(source)
     if not source or not os.path.exists(path):  # noqa: PTH110  Path.exists raises on names no file can have
         raise InputError(f"{source!r} does not exist; give a file or folder of these commands, or {KINDS}")
     found = describe_artefact(path)

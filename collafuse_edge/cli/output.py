@@ -46,6 +46,7 @@ OutFile = Annotated[Path, typer.Option("--out", help="File to write.", callback=
 OptionalOutFile = Annotated[Path | None, typer.Option("--out", help="File to write.", callback=_file_if_any)]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callback=_folder_to_write)]
 OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", callback=_folder_if_any)]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 SamplerOption = Annotated[str, typer.Option(help="ddim or ddpm.")]
 EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
@@ -66,8 +67,11 @@ def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> 
 
 
 def emit(result: dict[str, Any], as_json: bool, *lines: str) -> None:
-    """Print the result as one JSON object, or the lines for people."""
-    print(json.dumps(result, default=str) if as_json else "\n".join(lines))
+    """Print the result as one JSON object, or the lines for people; names from files cannot command the terminal."""
+    from collafuse_runtimes.text import printable
+
+    text = "\n".join(printable(line) for part in lines for line in part.split("\n"))
+    print(json.dumps(result, default=str) if as_json else text)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
     OutFolder,
+    OverwriteOption,
     PlanOption,
     SamplerOption,
     emit,
@@ -102,6 +103,7 @@ def handoff(
     dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    overwrite: OverwriteOption = False,
     threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,10 +112,12 @@ def handoff(
 
     from collafuse_edge.handoff import make_handover
     from collafuse_edge.torch_threads import check_threads, torch_threads
+    from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.handover import write_handover
     from collafuse_runtimes.plan_file import read_plan
     from collafuse_runtimes.samplers import Sampler
 
+    require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)
     check_threads(threads)
     calls = len(split_plan.server_transitions(steps)) * max(-(-count // max(batch_size, 1)), 0)

@@ -11,6 +11,7 @@ from collafuse_edge.cli.output import (
     JsonOption,
     OutFile,
     OutFolder,
+    OverwriteOption,
     PlanOption,
     emit,
 )
@@ -64,12 +65,15 @@ def upload(
     seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse (exit code 1) what is warned of.")] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Noise private images to the hand-over level and write the shard for the server."""
     from collafuse_edge.upload import describe_upload, upload_images
+    from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.plan_file import read_plan
 
+    require_replaceable(out, "collafuse-shard", overwrite=overwrite)
     split_plan = read_plan(plan)
     images = data.load(split_plan.image_shape)
     done = upload_images(

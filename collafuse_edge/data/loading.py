@@ -15,6 +15,7 @@ from collafuse_edge.data.notes import Notes, one_line
 from collafuse_edge.data.phantom import open_phantoms
 from collafuse_edge.data.pixels import fit
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.home import expand
 
 KINDS = (
     "a folder of images, an image, .npz, idx or idx.gz, .nii or .nii.gz, DICOM, or a folder of one of these, "
@@ -92,7 +93,7 @@ def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, 
     if source.partition(":")[0] == "phantom":
         _refuse_unused(source, selection, "split", "slices", "window", "max_value", *_OF_FOLDERS)
         return (open_phantoms(source, image_shape),)
-    path = Path(source).expanduser()
+    path = expand(source)
     if not source or not os.path.exists(path):  # noqa: PTH110  Path.exists raises on names no file can have
         raise InputError(f"{source!r} does not exist; give the path of {KINDS}")
     if path.is_dir():

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from collafuse_edge.training.arithmetic import describe_arithmetic
 from collafuse_edge.training.compiled import require_compiler, require_same_gradients
 from collafuse_edge.training.resume import (
     Progress,
@@ -26,6 +28,8 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, Task
 from collafuse_runtimes.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
+from collafuse_runtimes.lock import hold
+from collafuse_runtimes.partial import hidden
 from collafuse_runtimes.versions import git_commit, versions
 
 if TYPE_CHECKING:
@@ -76,9 +80,24 @@ def train(run: TrainRun, on_step: OnStep | None = None) -> Checkpoint:
 
     Raises:
         InputError: the output exists, settings the device or the process count cannot honour, or a resume state or
-            finished checkpoint of another run.
+            finished checkpoint of another run; another process is training into this output.
         CheckFailed: loss or gradient became NaN or Inf, or the run was stopped by a signal (its state is saved).
     """
+    with _alone(run):
+        return _train(run, on_step)
+
+
+@contextmanager
+def _alone(run: TrainRun) -> Iterator[None]:
+    """Of several processes of one run (`accelerate launch` numbers them in RANK) the first holds the lock for all."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with hold(run.out, hidden(run.out, "lock"), "is being trained"):
+        yield
+
+
+def _train(run: TrainRun, on_step: OnStep | None) -> Checkpoint:
     _check_output(run)
     if run.resume and run.out.exists():
         return _finished(run)
@@ -119,6 +138,11 @@ def _finished(run: TrainRun) -> Checkpoint:
     }
     wanted = {**run.identity(), "images": len(run.task)}
     require_identity(run.out, stored, {part: wanted[part] for part in stored})
+    try:
+        [(int(step), float(loss)) for step, loss in checkpoint.training["losses"]][-1]
+        float(checkpoint.training["seconds"])
+    except (LookupError, TypeError, ValueError):
+        raise ArtefactError(f"{run.out} lacks or garbles losses or seconds in training.json; train again") from None
     return checkpoint
 
 
@@ -330,6 +354,7 @@ def _publish(run: TrainRun, state: TrainState, progress: Progress, accelerator: 
         "losses": [list(pair) for pair in progress.losses],
         "seconds": round(progress.seconds, 3),
         "device": accelerator.device.type,
+        "arithmetic": describe_arithmetic(accelerator.device.type),
         "processes": accelerator.num_processes,
         "versions": versions("collafuse-edge", "torch", "diffusers", "accelerate", "numpy"),
         "git_commit": git_commit(),

@@ -3,6 +3,7 @@
 Randomness needs no state: order, noise and timesteps of a step are functions of (seed, step).
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.sealed import Tensors, read_tensors, write_tensors
+from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +108,7 @@ def read_resume(path: Path, state: TrainState, identity: dict[str, Any]) -> Prog
     tensors, payload = read_tensors(path, FORMAT)
     try:
         require_identity(path, payload["identity"], identity)
+        _require_shapes(tensors, state)
         with torch.no_grad():
             for (name, parameter), shadow in zip(state.parameters(), state.ema.shadow_params, strict=True):
                 parameter.copy_(torch.from_numpy(tensors[f"model.{name}"]))
@@ -113,15 +116,45 @@ def read_resume(path: Path, state: TrainState, identity: dict[str, Any]) -> Prog
                 moments = {
                     m: torch.empty_like(parameter).copy_(torch.from_numpy(tensors[f"{m}.{name}"])) for m in _MOMENTS
                 }
-                step = torch.tensor(payload["optimizer_step"], dtype=torch.float32)
+                step = torch.tensor(_number(payload["optimizer_step"]), dtype=torch.float32)
                 state.optimizer.state[parameter] = {"step": step, **moments}
-        state.ema.optimization_step = payload["ema_step"]
+        state.ema.optimization_step = int(_number(payload["ema_step"]))
         if state.scaler is not None and payload["scaler"] is not None:
             state.scaler.load_state_dict(payload["scaler"])
-        stored = payload["progress"]
-        return Progress(**{**stored, "losses": [(int(step), float(loss)) for step, loss in stored["losses"]]})
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ArtefactError(f"{path} lacks or garbles {error}; delete it and train again") from None
+        return _progress_from(payload["progress"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        raise ArtefactError(f"{path} lacks or garbles {one_line(error, 200)}; delete it and train again") from None
+
+
+def _number(value: Any) -> float:
+    """Raises TypeError or ValueError for what is no number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"a step counter: {value!r}")
+    return value
+
+
+def _require_shapes(tensors: Tensors, state: TrainState) -> None:
+    """torch's ``copy_`` would repeat a tensor of one value over a whole weight.
+
+    Raises:
+        KeyError, ValueError: a tensor is missing, of another shape, or not finite.
+    """
+    for name, parameter in state.parameters():
+        for part in ("model", "ema", *_MOMENTS):
+            found = tensors[f"{part}.{name}"]
+            if found.shape != tuple(parameter.shape) or not np.isfinite(found).all():
+                raise ValueError(f"{part}.{name}, {found.shape}: valid are finite numbers of {tuple(parameter.shape)}")
+
+
+def _progress_from(stored: dict[str, Any]) -> Progress:
+    """Raises TypeError or ValueError where a field has no sense."""
+    progress = Progress(**{**stored, "losses": [(int(step), float(loss)) for step, loss in stored["losses"]]})
+    counts = (progress.step, progress.loss_count)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts):
+        raise ValueError(f"progress: step {counts[0]!r}, {counts[1]!r} losses")
+    if not (math.isfinite(progress.loss_sum) and math.isfinite(progress.seconds)):
+        raise ValueError("progress: a figure is not finite")
+    return progress
 
 
 def require_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ MIXED_PRECISIONS = ("no", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train; the same settings, data and seed give the same weights on the same kind of device.
+    """How to train; the same settings, data and seed give the same weights on the same CPU, almost on a GPU.
 
     Attributes:
         steps: optimizer steps.

@@ -23,7 +23,7 @@ def default_key_path() -> Path:
     Raises:
         ArtefactError: there is neither that variable nor a home folder.
     """
-    return config_folder() / "upload.key"
+    return config_folder("--key") / "upload.key"
 
 
 def load_or_create_upload_key(path: Path) -> Secret:

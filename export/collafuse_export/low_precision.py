@@ -1,6 +1,5 @@
 """A head in fp16 or int8: its graph, and the comparison with float32 that decides whether it is worth publishing."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.scratch import scratch_folder
 
 SENSITIVITY_TENSORS = 2
 """Enough to rank layers: each costs a trajectory per layer."""
@@ -59,15 +59,15 @@ def write_low_precision(
     golden = read_golden(bundle)
     tensors = handover or Handover(golden.x_tc, bundle.plan, golden.seed, 0, bundle.sampler.to_dict(), (), None)
     calibration, check = (range(0), range(len(tensors))) if handover is None else split_handover(handover)
-    with tempfile.TemporaryDirectory() as scratch:
-        floats = {name: _variant(bundle, Path(scratch) / name, name, graph(name)) for name in ("fp32", "fp16")}
+    with scratch_folder("export") as scratch:
+        floats = {name: _variant(bundle, scratch / name, name, graph(name)) for name in ("fp32", "fp16")}
         sensitivities: tuple[Sensitivity, ...] = ()
         if bundle.precision in FLAVOURS:
             base = floats[_base_precision(bundle)]
             with open_engine(base) as engine:
                 feeds = step_feeds(engine, tensors, calibration)
                 quantiser = Quantiser(base.model_path.read_bytes(), feeds, bundle.precision)
-            candidate = Path(scratch) / "candidate"
+            candidate = scratch / "candidate"
             sensitivities = _sensitivities(quantiser, base, tensors, calibration, candidate, on_progress)
             bundle = _quantised(bundle, quantiser, sensitivities, floats["fp32"], tensors, calibration)
         else:

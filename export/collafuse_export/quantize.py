@@ -4,13 +4,12 @@ int8-cpu  ONNX Runtime and OpenVINO: uint8 activations, int8 weights, both sides
 int8-trt  TensorRT: int8 activations and weights, symmetric, no quantised bias, inputs of convolutions only.
 """
 
-import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from collafuse_export.calibration import Feeds
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.scratch import scratch_folder
 from collafuse_runtimes.telemetry import without_machine_id
 
 FLAVOURS = ("int8-cpu", "int8-trt")
@@ -85,13 +84,13 @@ def _measure_ranges(model: bytes, feeds: Iterable[Feeds], symmetric: bool) -> An
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("export") as folder:
+        path = folder / "model.onnx"
         path.write_bytes(model)
         calibrator = create_calibrator(
             path,
             list(OPERATORS),
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"symmetric": symmetric},
         )

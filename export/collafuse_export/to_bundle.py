@@ -12,6 +12,7 @@ from collafuse_export.precision import PrecisionReport
 from collafuse_runtimes import __version__
 from collafuse_runtimes.atomic import new_directory, write_bytes
 from collafuse_runtimes.bundle import (
+    FORMAT,
     MANIFEST,
     MODEL,
     OPSETS,
@@ -25,7 +26,8 @@ from collafuse_runtimes.bundle import (
 )
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.engines import open_engine
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
+from collafuse_runtimes.found import peek, replaces_own, require_replaceable
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_engine
@@ -52,23 +54,25 @@ def export_with_report(
     opset: int = 20,
     calibration: Handover | None = None,
     force: bool = False,
+    overwrite: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> tuple[HeadBundle, PrecisionReport | None]:
     """Export a client checkpoint and check the result on the CPU, step by step, against the torch network.
 
     Args:
         checkpoint_dir: written by ``train-client``; its moving-average weights are exported.
-        out: the bundle folder; an older head bundle there is replaced in one step.
+        out: the bundle folder; an older bundle of the same head there is replaced in one step.
         cut_ratio: of the plan to serve, at most the checkpoint's: the head was trained for all timesteps below its own
             cut. None is the checkpoint's.
         step_counts: denoising steps to bake in, the first is the default; None is full stride.
         sampler: baked in; default DDIM, eta 0.
         precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
-        opset: 20, or 17 for TensorRT 8 (JetPack 5).
+        opset: 20, or 17 for older libraries (JetPack 5).
         calibration: hand-over tensors of the bundle's plan; int8 is fitted to some of them and judged on others, fp16
             judged on all (on the golden vectors where there are none).
         force: whether to publish a precision that is slower than float32 or too far from it. The gate of the golden
             trajectories cannot be forced.
+        overwrite: whether to replace a bundle of another head too.
         on_progress: called with (what, done, in all) during the long parts.
 
     Returns:
@@ -83,7 +87,7 @@ def export_with_report(
         CheckFailed: the graph differs from the network by more than its precision allows, or a lower precision is not
             worth it; nothing is written.
     """
-    _check_options(out, precision, opset)
+    _check_options(precision, opset)
     from collafuse_export.golden import make_golden
     from collafuse_export.onnx_graph import to_onnx
     from collafuse_export.step_graph import StepGraph, one_thread
@@ -95,7 +99,8 @@ def export_with_report(
         plan = plan.with_cut_ratio(cut_ratio)
         require_trained_for(checkpoint, plan, "the export")
     row_ranges = make_row_ranges(plan, [plan.cut] if step_counts is None else step_counts)
-    with new_directory(out) as aside, one_thread():
+    _require_replaceable(out, checkpoint.weights_sha256, overwrite)
+    with new_directory(out, check=replaces_own(FORMAT)) as aside, one_thread():
         network = load_network(checkpoint)
         bundle = HeadBundle(
             path=aside,
@@ -132,16 +137,24 @@ def export_with_report(
     return read_bundle(out), comparison
 
 
-def _check_options(out: Path, precision: str, opset: int) -> None:
+def _check_options(precision: str, opset: int) -> None:
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; valid: {', '.join(PRECISIONS)}")
     if opset not in OPSETS:
         raise InputError(f"unknown opset {opset}; valid: {', '.join(map(str, OPSETS))}")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise InputError(f"{out} is a folder that holds no head bundle; choose a new name, such as head-1.head")
     for name in TOOLS:
         if importlib.util.find_spec(name) is None:
             raise EngineUnavailable(f"{name} is not installed; pip install 'collafuse-edge[export]'")
+
+
+def _require_replaceable(out: Path, weights_sha256: str, overwrite: bool) -> None:
+    """A bundle of the same weights can be made again at any time; one of others takes ``overwrite``."""
+    try:
+        is_same = peek(out / MANIFEST)["network"]["weights_sha256"] == weights_sha256
+    except (ArtefactError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_same = False
+    remedy = "it is another head's: choose another --out, or replace it with --overwrite"
+    require_replaceable(out, FORMAT, overwrite=overwrite or is_same, remedy=remedy)
 
 
 def _version(module: str) -> str:

@@ -15,10 +15,12 @@ import numpy as np
 
 from collafuse_runtimes.atomic import new_directory, write_bytes
 from collafuse_runtimes.classes import read_class_names
-from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, PlanMismatch
+from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, InputError, PlanMismatch
 from collafuse_runtimes.foreign import refuse_foreign
+from collafuse_runtimes.network import build_unet
 from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.sealed import Tensors, read_json, read_tensors, sha256_file, write_json, write_tensors
+from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -133,13 +135,29 @@ def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
     try:
         found = config["role"]
         plan = SplitPlan.from_payload(config)
-        network = NetworkConfig(**config["network"])
+        network = _network_from(config["network"])
         class_names = read_class_names(config.get("class_names"), network.num_classes)
     except (KeyError, TypeError, CollafuseError) as error:
         raise ArtefactError(f"{path / description}: {error}; train again with this release") from None
     if found != role if role is not None else found not in ROLES:
         raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
     return Checkpoint(path, found, plan, network, training, path / weights, files[weights], class_names)
+
+
+def _network_from(fields: Any) -> NetworkConfig:
+    network = NetworkConfig(**fields)
+    for field, valid, words in (
+        ("preset", isinstance(network.preset, str), "a text"),
+        ("unet", isinstance(network.unet, dict), "the arguments of a network"),
+        ("num_classes", network.num_classes is None or _is_count(network.num_classes), "null or an integer from 1"),
+    ):
+        if not valid:
+            raise InputError(f"network field {field} is {one_line(repr(getattr(network, field)), 60)}; valid: {words}")
+    return network
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _require_files(path: Path, files: Any, needed: set[str]) -> dict[str, str]:
@@ -196,18 +214,17 @@ def load_network(checkpoint: Checkpoint, device: str = "cpu") -> "torch.nn.Modul
 
     Raises:
         EngineUnavailable: torch or diffusers is not installed.
-        ArtefactError: the weights do not fit the network.
+        ArtefactError: weights, network and plan do not fit each other.
     """
+    network, tensors = checkpoint.network, load_weights(checkpoint)
     try:
-        import torch
-        from diffusers import UNet2DModel
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
-    weights = {name: torch.from_numpy(value) for name, value in load_weights(checkpoint).items()}
-    try:
-        network: torch.nn.Module = UNet2DModel(**checkpoint.network.unet)
-        network.load_state_dict(weights)
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().rpartition("\n")[2].strip()
-        raise ArtefactError(f"{checkpoint.path}: weights do not fit the network ({reason}); train again") from None
-    return network.eval().requires_grad_(False).to(device)
+        shapes = {name: value.shape for name, value in tensors.items()}
+        module = build_unet(network.unet, shapes, checkpoint.plan.image_shape, network.num_classes)
+    except EngineUnavailable:
+        raise
+    except InputError as error:
+        raise ArtefactError(f"{checkpoint.path}: weights do not fit the network ({error}); train again") from None
+    import torch
+
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    return module.eval().requires_grad_(False).to(device)

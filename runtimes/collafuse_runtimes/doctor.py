@@ -1,19 +1,31 @@
 """What works on this machine, and for what does not, the reason and the remedy."""
 
 import importlib.util
+import json
+import signal
+import subprocess
+import sys
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.bundle import HeadBundle, read_bundle
 from collafuse_runtimes.device_state import DeviceState, describe_state, read_device_state
-from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engines, open_engine
-from collafuse_runtimes.errors import CheckFailed
+from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engine, open_engine, reason_not_installed
+from collafuse_runtimes.engines.tensorrt_binding import MODULES, load_binding
+from collafuse_runtimes.errors import CheckFailed, EngineUnavailable
 from collafuse_runtimes.telemetry import describe_telemetry
 from collafuse_runtimes.verify import VerifyReport, verify_engine
 
 TABLE_WIDTH = 110
+PROBE_S, RUN_S = 60.0, 1800.0
+"""How long an engine's libraries may take to load, and how long a run, for which an engine may have to be built."""
+CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from collafuse_runtimes.doctor import answer; answer(*sys.argv[2:])"
+)
+"""What looks at an engine in a process of its own, with the same modules."""
 NO_NETWORK = ("fake",)
 """Engines that run no head; nothing to diagnose."""
 
@@ -91,18 +103,58 @@ def examine(bundle: HeadBundle | None = None, root: Path = Path("/")) -> DoctorR
     Args:
         root: where the machine's /proc, /sys, /etc and so on are.
     """
-    reasons = {name: reason for name, reason in available_engines().items() if name not in NO_NETWORK}
+    names = [name for name in ENGINES if name not in NO_NETWORK]
     return DoctorReport(
         state=read_device_state(root),
         providers=_providers(),
         bundle=None if bundle is None else str(bundle.path),
-        engines=tuple(_row(name, reason, bundle) for name, reason in reasons.items()),
+        engines=tuple(look_apart(name, bundle) if _device(name) == "gpu" else row_of(name, bundle) for name in names),
         telemetry=describe_telemetry(),
     )
 
 
-def _row(name: str, reason: str | None, bundle: HeadBundle | None) -> EngineRow:
-    device = "gpu" if "device" in ENGINES[name].options else "cpu"
+def _device(name: str) -> str:
+    return "gpu" if "device" in ENGINES[name].options else "cpu"
+
+
+def look_apart(name: str, bundle: HeadBundle | None = None) -> EngineRow:
+    """One engine's row, made by a process of its own: it may crash, never end, or lose the GPU for all that follows."""
+    reason = reason_not_installed(ENGINES[name])
+    if reason is not None:
+        return EngineRow(name, "gpu", False, reason, None, None)
+    row = _ask(name, None, PROBE_S)
+    return row if bundle is None or not row.works else _ask(name, bundle, RUN_S)
+
+
+def _ask(name: str, bundle: HeadBundle | None, limit_s: float) -> EngineRow:
+    command = [sys.executable, "-c", CHILD, json.dumps(sys.path), name, *([] if bundle is None else [str(bundle.path)])]
+    precision = None if bundle is None else bundle.precision
+
+    def failed(reason: str) -> EngineRow:
+        return EngineRow(name, "gpu", False, f"{reason}; check the NVIDIA driver with nvidia-smi", precision, None)
+
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return failed(f"its process did not end within {limit_s:g} s and was stopped")
+    except OSError as error:
+        return failed(f"its process cannot be started: {error.strerror}")
+    if done.returncode < 0:
+        return failed(f"its process was ended by {signal.Signals(-done.returncode).name}")
+    try:
+        return EngineRow(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
+        return failed(f"its process ended with code {done.returncode} and no result")
+
+
+def answer(name: str, path: str | None = None) -> None:
+    """Print the row of one engine as JSON, on the last line."""
+    print("\n" + json.dumps(asdict(row_of(name, None if path is None else read_bundle(Path(path))))), flush=True)
+
+
+def row_of(name: str, bundle: HeadBundle | None) -> EngineRow:
+    """Look at one engine in this process, whatever it raises."""
+    device, reason = _device(name), available_engine(name) or _reason_not_loaded(name)
     if reason is not None or bundle is None:
         return EngineRow(name, device, reason is None, reason, None, None)
     if "checkpoint" in ENGINES[name].options:
@@ -121,6 +173,17 @@ def _row(name: str, reason: str | None, bundle: HeadBundle | None) -> EngineRow:
         kind = "" if hasattr(error, "exit_code") else f"{type(error).__name__}: "
         return EngineRow(name, device, False, kind + text, bundle.precision, None)
     return EngineRow(name, device, True, None, bundle.precision, _worst(report))
+
+
+def _reason_not_loaded(name: str) -> str | None:
+    """Of TensorRT's bindings, which are looked for elsewhere and loaded here: two of them do not fit into a process."""
+    if name not in MODULES:
+        return None
+    try:
+        load_binding(name)
+    except EngineUnavailable as error:
+        return str(error)
+    return None
 
 
 def _worst(report: VerifyReport) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.checks import check_labels
 from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed, InputError
+from collafuse_runtimes.found import require_replaceable
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.image_record import RECORD_FILE, write_record
 from collafuse_runtimes.images import write_contact_sheet, write_png
@@ -53,11 +55,12 @@ def run_inference(
     batch_size: int = 8,
     engine_options: EngineOptions = DEFAULTS,
     on_step: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
 ) -> InferResult:
     """Denoise every tensor of a hand-over file and write the images as one new folder.
 
     Args:
-        out_dir: must not exist or be empty.
+        out_dir: must not exist or be empty; with ``overwrite`` it may be a folder that an earlier call wrote.
         steps: a baked step count; None takes the bundle's first.
         labels: (N,) class indices, exactly for conditional heads.
         batch_size: samples per engine call; changes speed and memory, not the images.
@@ -74,12 +77,11 @@ def run_inference(
     require_same_plan(bundle.plan, f"head {bundle.path}", handover.plan, "the hand-over file")
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size} out of range: valid are 1 and more")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f"{out_dir} exists and is not an empty folder; choose a new folder name or remove it")
+    require_replaceable(out_dir, "images", overwrite=overwrite)
     check_labels(labels, len(handover), bundle.num_classes)
     rows = bundle.row_range(steps)
     engine = open_engine(bundle, engine_name, engine_options)
-    with new_directory(out_dir) as aside:
+    with new_directory(out_dir, check=partial(require_replaceable, kind="images", overwrite=overwrite)) as aside:
         with engine:
             images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
         _require_finite(images, engine_name)

@@ -6,6 +6,7 @@ finds damage and mix-ups; it is no signature. No pickle anywhere.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,29 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes import FORMAT_VERSION
-from collafuse_runtimes.atomic import BeforeRename, write_bytes
+from collafuse_runtimes.atomic import BeforeRename, Check, write_bytes
 from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.found import METADATA_KEY, MOST_HEADER, MOST_JSON, replaces_own
+from collafuse_runtimes.partial import is_partial
+from collafuse_runtimes.regular_file import open_regular, read_bytes
+from collafuse_runtimes.text import one_line, without_surrogates
+
+__all__ = [
+    "Tensors",
+    "canonical",
+    "read_bytes",
+    "read_json",
+    "read_tensors",
+    "sha256_file",
+    "write_json",
+    "write_tensors",
+]
 
 Tensors = dict[str, npt.NDArray[Any]]
 
-_METADATA_KEY = "collafuse"
+_DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64")
+"""Those that numpy has, too."""
+
 _SEAL = ("format", "version", "sha256")
 
 
@@ -38,30 +56,41 @@ def sha256_file(path: Path) -> str:
 
 
 def write_json(
-    path: Path, format_name: str, payload: dict[str, Any], version: int = FORMAT_VERSION, *, mode: int = 0o644
+    path: Path,
+    format_name: str,
+    payload: dict[str, Any],
+    version: int | None = None,
+    *,
+    mode: int = 0o644,
+    guard: bool = True,
 ) -> None:
     """Write ``payload`` sealed, indented for people; ``mode`` less the umask.
 
+    Args:
+        guard: replace a file of this format alone; False for folders of our own, where a damaged one is no loss.
+
     Raises:
-        ArtefactError: the payload holds NaN or Inf, or the file cannot be written.
+        ArtefactError: the payload holds NaN or Inf, the file cannot be written, or another kind of file is there.
     """
-    sealed = _body(path, format_name, payload, version)
+    sealed = _body(path, format_name, payload, FORMAT_VERSION if version is None else version)
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
-    write_bytes(path, json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n", mode=mode)
+    data = json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+    write_bytes(path, data, mode=mode, check=_check(path, format_name) if guard else None)
 
 
-def read_json(path: Path, format_name: str, version: int = FORMAT_VERSION) -> dict[str, Any]:
+def read_json(path: Path, format_name: str, version: int | None = None) -> dict[str, Any]:
     """Inverse of ``write_json``; the seal's own fields are left out of the result.
 
     Raises:
         ArtefactError: missing, not JSON, other format or version, or the digest does not match.
     """
     try:
-        payload = _parse(read_bytes(path))
+        payload = _parse(read_bytes(path, MOST_JSON))
     except ValueError as error:
         raise ArtefactError(
             f"{path} is not valid JSON (truncated or damaged?): {_short(error)}; copy it again"
         ) from None
+    version = FORMAT_VERSION if version is None else version
     return _unseal(path, payload, format_name, version, lambda body: hashlib.sha256(canonical(body)).hexdigest())
 
 
@@ -87,10 +116,10 @@ def write_tensors(
     tensors = {name: _little_endian(value) for name, value in tensors.items()}
     sealed = _body(path, format_name, payload, FORMAT_VERSION)
     sealed["sha256"] = _digest(sealed, tensors)
-    seal = {_METADATA_KEY: canonical(sealed).decode()}
+    seal = {METADATA_KEY: canonical(sealed).decode()}
     data = save(tensors, metadata=seal)
     data = data if metadata is None else _with_metadata(data, {**metadata, **seal})
-    write_bytes(path, data, before_rename=before_rename)
+    write_bytes(path, data, check=_check(path, format_name), before_rename=before_rename)
 
 
 def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
@@ -102,12 +131,11 @@ def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    data = read_bytes(path)
     try:
-        header = _parse(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        payload = _parse(header["__metadata__"][_METADATA_KEY])
+        payload = _payload_of_tensors(path)
+        data = read_bytes(path)
         tensors = load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ArtefactError(
             f"{path} is not a readable {format_name} file (truncated, damaged or made by another tool): "
             f"{_short(error)}; copy or make it again"
@@ -115,16 +143,29 @@ def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]
     return tensors, _unseal(path, payload, format_name, FORMAT_VERSION, lambda body: _digest(body, tensors))
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
+def _check(path: Path, format_name: str) -> Check | None:
+    """A folder that is being filled holds nothing to lose."""
+    return None if is_partial(path.parent) else replaces_own(format_name)
+
+
+def _payload_of_tensors(path: Path) -> Any:
+    """The seal of a safetensors file, read before any tensor is.
 
     Raises:
-        ArtefactError: the file is missing or unreadable.
+        ValueError, LookupError, TypeError, AttributeError: it is no header, or states another size than the file has.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"cannot read {path}: {error.strerror}; check the path") from error
+    with open_regular(path) as file:
+        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, MOST_HEADER):
+            raise ValueError(f"its header states {length} bytes in a file of {size}")
+        header = _parse(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != size:
+        raise ValueError(f"its header states {8 + length + max(ends, default=0)} bytes, the file has {size}")
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] not in _DTYPES:
+            raise ValueError(f"tensor {name} has dtype {entry['dtype']}; valid: {', '.join(_DTYPES)}")
+    return _parse(header["__metadata__"][METADATA_KEY])
 
 
 def _body(path: Path, format_name: str, payload: dict[str, Any], version: int) -> dict[str, Any]:
@@ -132,7 +173,9 @@ def _body(path: Path, format_name: str, payload: dict[str, Any], version: int) -
     if taken := payload.keys() & set(_SEAL):
         raise ValueError(f"payload fields {sorted(taken)} belong to the seal")
     try:
-        body: dict[str, Any] = json.loads(canonical({"format": format_name, "version": version, **payload}))
+        body: dict[str, Any] = json.loads(
+            canonical(without_surrogates({"format": format_name, "version": version, **payload}))
+        )
     except ValueError as error:
         raise ArtefactError(
             f"cannot write {path}: a value is NaN or infinite ({_short(error)}); valid are finite numbers"
@@ -141,11 +184,19 @@ def _body(path: Path, format_name: str, payload: dict[str, Any], version: int) -
 
 
 def _parse(text: str | bytes) -> Any:
-    """json.loads, with ValueError also for NaN, which JSON has not, and for nesting too deep to read."""
+    """json.loads, with ValueError also for NaN (JSON has none), a name given twice, and nesting too deep to read."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:
@@ -172,7 +223,7 @@ def _unseal(
         intact = False
     if not intact:
         raise ArtefactError(f"{path} does not match its own sha256: it was damaged or edited; copy or make it again")
-    return {key: value for key, value in payload.items() if key not in _SEAL}
+    return {key: without_surrogates(value) for key, value in payload.items() if key not in _SEAL}
 
 
 def _little_endian(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -199,4 +250,4 @@ def _with_metadata(data: bytes, metadata: dict[str, str]) -> bytes:
 
 
 def _short(error: Exception | str) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error, 120) or type(error).__name__

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from collafuse_runtimes.atomic import write_bytes
 from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.home import user_folder
 from collafuse_runtimes.sealed import read_bytes
 
 KEY_BYTES = 32
@@ -38,30 +39,27 @@ class Secret:
     has_checksum: bool = True
 
 
-def config_folder() -> Path:
+def config_folder(option: str | None = None) -> Path:
     """``$XDG_CONFIG_HOME/collafuse-edge``, with ~/.config where that variable is unset.
 
     Raises:
         ArtefactError: there is neither that variable nor a home folder.
     """
-    if configured := os.environ.get("XDG_CONFIG_HOME"):
-        return Path(configured) / "collafuse-edge"
-    try:
-        return Path.home() / ".config" / "collafuse-edge"
-    except RuntimeError:
-        raise ArtefactError(
-            "there is no home folder to keep a key in; set HOME or XDG_CONFIG_HOME to a folder of your own"
-        ) from None
+    return user_folder("XDG_CONFIG_HOME", ".config", option)
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/collafuse-edge``, with ~/.cache where that variable is unset."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "collafuse-edge"
+    """``$XDG_CACHE_HOME/collafuse-edge``, with ~/.cache where that variable is unset.
+
+    Raises:
+        ArtefactError: there is neither that variable nor a home folder.
+    """
+    return user_folder("XDG_CACHE_HOME", ".cache", "--cache")
 
 
 def keep_font_list_together() -> None:
     """matplotlib, when it is imported later, keeps its list of fonts in our cache folder, not in two of its own."""
-    with suppress(RuntimeError):  # no home folder: it then takes a temporary one
+    with suppress(ArtefactError):  # no home folder: it then takes a temporary one
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -106,7 +107,7 @@ def _work(cases: list[Case], scratch: Path, seed: int, keep: Path | None, result
             shutil.copytree(scratch / "corpus", folder, copy_function=os.link)
             result = run_case(case, KINDS[case.kind], folder, others, seed)
             if result["fault"] and keep is not None:
-                shutil.copytree(folder, keep / f"{case.kind}-{case.index}".replace("/", "_"), symlinks=True)
+                _keep(folder, keep / f"{case.kind}-{case.index}".replace("/", "_"))
             _remove(folder)
             log.write(json.dumps(result) + "\n")
             log.flush()
@@ -135,6 +136,15 @@ def run_case(case: Case, kind: Kind, folder: Path, others: list[Path], seed: int
         "fault": fault,
         "id": digest,
     }
+
+
+def _keep(folder: Path, place: Path) -> None:
+    """A copy without pipes, which cannot be copied."""
+
+    def pipes(where: str, names: list[str]) -> list[str]:
+        return [name for name in names if stat.S_ISFIFO(Path(where, name).lstat().st_mode)]
+
+    shutil.copytree(folder, place, symlinks=True, ignore=pipes, dirs_exist_ok=True)
 
 
 def _remove(folder: Path) -> None:

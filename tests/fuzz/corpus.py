@@ -41,6 +41,7 @@ class Kind:
     inside: str | None = None
 
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 UPLOAD = f"upload --data {{}} {CUT} --key @site.key --out @new"
 INSPECT = "inspect @{}"
 HANDOFF = f"handoff {CUT} --server @server --count 1 --steps 1 --out @new"
@@ -62,6 +63,7 @@ KINDS: dict[str, Kind] = {
     "shard": Kind("a.shard", "tensors", (TRAIN_SERVER.format("a.shard"), INSPECT.format("a.shard")), 90),
     "paper shard": Kind("p.shard", "tensors", (TRAIN_SERVER.format("p.shard"), INSPECT.format("p.shard")), 50),
     "server config": Kind("server/checkpoint.json", "json", (HANDOFF, INSPECT.format("server")), 70, inside="server"),
+    "server network": Kind("server/config.json", "json", (HANDOFF, INSPECT.format("server")), 60, inside="server"),
     "server record": Kind("server/training.json", "json", (HANDOFF, INSPECT.format("server")), 50),
     "server weights": Kind("server/diffusion_pytorch_model.safetensors", "tensors", (HANDOFF,), 50, inside="server"),
     "head config": Kind("head/checkpoint.json", "json", (TRAIN_CLIENT.format("head"),), 50, inside="head"),
@@ -72,7 +74,7 @@ KINDS: dict[str, Kind] = {
     "golden": Kind("edge.head/golden.safetensors", "tensors", ("verify @edge.head",), 50, inside="edge.head"),
     "bundle": Kind("edge.head", "bundle", (INFER, "verify @edge.head", "doctor @edge.head"), 60),
     "bench report": Kind("bench/report.json", "json", ("bench report @bench --out @new",), 70),
-    "score": Kind("score.json", "table", ("bench split @edge.head --image-kid 0.5=@score.json --out @new",), 30),
+    "images record": Kind("images/images.json", "json", (EVALUATE, INSPECT.format("images")), 30),
     "generated": Kind("images/images.npz", "bytes", (EVALUATE,), 40, sealed=False),
     "extractor": Kind("extractor.onnx", "bytes", (EVALUATE,), 40, sealed=False),
     **{f"data {name}": _image(name, 30) for name in ("a.png", "a.jpg", "a.bmp", "a.gif", "a.webp", "a.pgm")},
@@ -106,7 +108,6 @@ def make_corpus(folder: Path) -> None:
     _run(folder, "export @head --steps 2,1 --out @edge.head")
     _run(folder, "infer @edge.head @x.tc.safetensors --out @images")
     _extractor(folder / "extractor.onnx")
-    (folder / "score.json").write_text(_run(folder, f"{EVALUATE} --json"))
     _run(folder, "bench latency @edge.head @x.tc.safetensors --out @bench")
     _pictures(folder, pixels[0])
     _volumes(folder, random)

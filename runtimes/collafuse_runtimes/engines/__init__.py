@@ -9,7 +9,16 @@ from collafuse_runtimes.bundle import PRECISIONS, HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
-__all__ = ["ENGINES", "Engine", "EngineOptions", "available_engines", "check_precision", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineOptions",
+    "available_engine",
+    "available_engines",
+    "check_precision",
+    "open_engine",
+    "reason_not_installed",
+]
 
 
 DEFAULTS = EngineOptions()
@@ -29,7 +38,9 @@ class _Entry:
         remedy: what to do where one is missing.
         options: fields of ``EngineOptions`` that it takes.
         precisions: of the bundles it runs.
-        probe: asked after the modules were found; one line why the engine cannot run here, or None.
+        provider: of ONNX Runtime, which has to be built with it.
+        probe: asked after these were found, and loads the vendor's libraries; one line why the engine cannot run here,
+            or None.
     """
 
     module: str
@@ -38,12 +49,13 @@ class _Entry:
     remedy: str
     options: tuple[str, ...]
     precisions: tuple[str, ...] = PRECISIONS
+    provider: str | None = None
     probe: Callable[[], str | None] = lambda: None
 
 
 _ORT_GPU = (
     "on x86 `pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`; on a Jetson the onnxruntime-gpu wheel for "
-    "its JetPack from the Jetson AI Lab index (docs/jetson.md)"
+    "its JetPack from the Jetson AI Lab index, on Thor one built for compute capability 11.0 (docs/jetson.md)"
 )
 _TENSORRT = (
     "pip install tensorrt 'collafuse-edge[tensorrt]'; on a Jetson tensorrt is JetPack's: use a venv with "
@@ -52,13 +64,13 @@ _TENSORRT = (
 _OPENVINO = "pip install 'collafuse-edge[openvino]'"
 
 
-def _needs_provider(provider: str) -> Callable[[], str | None]:
-    """A probe: was this onnxruntime built with the provider, and can it load it?"""
+def _loads_provider(provider: str) -> Callable[[], str | None]:
+    """A probe: can this onnxruntime load the provider?"""
 
     def probe() -> str | None:
-        from collafuse_runtimes.engines.ort_session import reason_without_provider
+        from collafuse_runtimes.engines.ort_session import reason_not_loaded
 
-        return reason_without_provider(provider, _ORT_GPU)
+        return reason_not_loaded(provider)
 
     return probe
 
@@ -75,20 +87,20 @@ ENGINES: dict[str, _Entry] = {
     ),
     "ort-cuda": _Entry(
         "ort_gpu_engine", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
-        _needs_provider("CUDAExecutionProvider"),
+        "CUDAExecutionProvider", _loads_provider("CUDAExecutionProvider"),
     ),
     "ort-tensorrt": _Entry(
         "ort_gpu_engine", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
-        _needs_provider("TensorrtExecutionProvider"),
+        "TensorrtExecutionProvider", _loads_provider("TensorrtExecutionProvider"),
     ),
     "tensorrt": _Entry(
         "tensorrt_engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
-        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), _needs_gpu,
+        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "tensorrt-rtx": _Entry(
         "tensorrt_engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
         "pip install tensorrt-rtx 'collafuse-edge[tensorrt]'",
-        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), _needs_gpu,
+        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "openvino": _Entry(
         "openvino_engine", "OpenVinoEngine", ("openvino",), _OPENVINO, ("threads",), (*FLOATS, "int8-cpu")
@@ -107,6 +119,11 @@ ENGINES: dict[str, _Entry] = {
 def available_engines() -> dict[str, str | None]:
     """Every engine by name: None where it can run here, else one line saying why it cannot."""
     return {name: _reason_missing(entry) for name, entry in ENGINES.items()}
+
+
+def available_engine(name: str) -> str | None:
+    """As ``available_engines``, of one alone."""
+    return _reason_missing(ENGINES[name])
 
 
 def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOptions = DEFAULTS) -> Engine:
@@ -167,10 +184,20 @@ def _runnable() -> str:
 
 
 def _reason_missing(entry: _Entry) -> str | None:
+    reason = reason_not_installed(entry)
+    return entry.probe() if reason is None else reason
+
+
+def reason_not_installed(entry: _Entry) -> str | None:
+    """As ``available_engines``, without loading any vendor's library."""
     for modules in entry.needs:
         if not any(_is_installed(module) for module in modules.split("|")):
             return f"{modules.split('|')[0]} is not installed ({entry.remedy})"
-    return entry.probe()
+    if entry.provider is None:
+        return None
+    from collafuse_runtimes.engines.ort_session import reason_without_provider
+
+    return reason_without_provider(entry.provider, entry.remedy)
 
 
 def _is_installed(module: str) -> bool:

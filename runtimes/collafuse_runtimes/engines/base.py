@@ -65,6 +65,8 @@ class Engine(ABC):
     name: ClassVar[str]
     arithmetic: ClassVar[str | None] = None
     """Precision the engine computes in where that is not the bundle's own."""
+    tf32: ClassVar[str | None] = None
+    """What keeps float32 from being computed as TF32, whose mantissa has ten bits; None where nothing would."""
     watched_is_slower: ClassVar[bool] = False
     """Whether ``on_step`` costs a copy from the device after every step, and another path than without it."""
 

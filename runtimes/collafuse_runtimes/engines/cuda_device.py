@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes.errors import EngineUnavailable, InputError, NoGpu
@@ -21,11 +23,15 @@ class DeviceInfo:
     Attributes:
         name: of the GPU.
         compute_capability: "8.7".
-        runtime, driver: CUDA versions, "13.0".
+        memory: bytes it has in all.
+        integrated: whether that is the host's own memory, as on a Jetson.
+        runtime, driver: CUDA versions, "13.0". The runtime is part of cuda-bindings; no engine depends on it.
     """
 
     name: str
     compute_capability: str
+    memory: int
+    integrated: bool
     runtime: str
     driver: str
 
@@ -63,6 +69,11 @@ class CudaDevice:
         """Fill a contiguous array from the device, in stream order; it is there after ``synchronise``."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
+
+    def copy(self, target: int, source: int, count: int) -> None:
+        """Copy bytes from one place of the device to another, in stream order."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, count, kind, self.stream)
 
     def synchronise(self) -> None:
         """Wait for the stream."""
@@ -129,6 +140,20 @@ class CudaDevice:
         return ask(self._rt, name, name, *arguments)
 
 
+ALIGNMENT = 256
+"""Bytes; what TensorRT asks of an address."""
+
+
+def upload_rows(device: CudaDevice, rows: int) -> int:
+    """Address of a table whose entry k, ``ALIGNMENT`` bytes on, is the int32 k."""
+    table = np.zeros((rows, ALIGNMENT // 4), np.int32)
+    table[:, 0] = np.arange(rows)
+    address = device.malloc(table.nbytes)
+    device.upload(address, table)
+    device.synchronise()
+    return address
+
+
 class StreamTimer:
     """How long a stretch of a device's stream took on the GPU's own clock; timing it waits for nothing."""
 
@@ -169,13 +194,23 @@ def ask(cudart: Any, what: str, name: str, *arguments: Any) -> Any:
     return checked(cudart, what, _called(cudart, what, name, *arguments))
 
 
+_driverless: "WeakKeyDictionary[Any, str]" = WeakKeyDictionary()
+"""By module, its words at the first call that found no driver: cuda-bindings 12.8 says 'Function "cuInit" not found' at
+every later one.
+"""
+
+
 def _called(cudart: Any, what: str, name: str, *arguments: Any) -> tuple[Any, ...]:
     try:
-        answer: tuple[Any, ...] = getattr(cudart, name)(*arguments)
+        if cudart not in _driverless:
+            answer: tuple[Any, ...] = getattr(cudart, name)(*arguments)
+            return answer
     except RuntimeError as error:
-        kind = NoGpu if "dlopen" in str(error) else EngineUnavailable
-        raise kind(f"CUDA: {what}: {' '.join(str(error).split())[:120]}; {REMEDY}") from None
-    return answer
+        words = " ".join(str(error).split())[:120]
+        if "dlopen" not in words:
+            raise EngineUnavailable(f"CUDA: {what}: {words}; {REMEDY}") from None
+        _driverless[cudart] = words
+    raise NoGpu(f"CUDA: {what}: {_driverless[cudart]}; {REMEDY}")
 
 
 def checked(cudart: Any, what: str, answer: tuple[Any, ...]) -> Any:
@@ -263,6 +298,8 @@ def device_info(index: int) -> DeviceInfo:
     return DeviceInfo(
         name=properties.name.decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
+        memory=int(properties.totalGlobalMem),
+        integrated=bool(properties.integrated),
         runtime=_version(ask(cudart, "reading the CUDA version", "cudaRuntimeGetVersion")),
         driver=_version(ask(cudart, "reading the driver version", "cudaDriverGetVersion")),
     )

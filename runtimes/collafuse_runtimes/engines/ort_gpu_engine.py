@@ -4,11 +4,10 @@ Each batch size has a session of its own, with the batch fixed: a captured graph
 no node is left that computes a shape, which ONNX Runtime would put on the CPU and these engines refuse.
 """
 
-import ctypes
-import ctypes.util
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -19,8 +18,15 @@ import numpy.typing as npt
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
-from collafuse_runtimes.engines.cuda_device import CudaDevice, StreamTimer, open_device
-from collafuse_runtimes.engines.ort_session import in_short, new_session_options, open_session
+from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
+from collafuse_runtimes.engines.ort_session import (
+    TENSORRT,
+    in_short,
+    new_session_options,
+    open_session,
+    provider_library,
+)
+from collafuse_runtimes.engines.ort_tensorrt import TF32_OVERRIDE, keep_float32, tensorrt_version
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
@@ -28,6 +34,11 @@ from collafuse_runtimes.sealed import sha256_file
 from collafuse_runtimes.secret_file import cache_folder
 
 LOGGER = logging.getLogger(__name__)
+NO_KERNEL = "no kernel image"
+NO_KERNEL_REMEDY = (
+    "this onnxruntime-gpu was built for other GPUs: install a wheel for this one's compute capability (Thor: "
+    "11.0, docs/jetson.md)"
+)
 
 
 class OrtGpuEngine(Engine):
@@ -49,6 +60,7 @@ class OrtGpuEngine(Engine):
         self._device: CudaDevice | None = None
         self._timer: StreamTimer | None = None
         self._untimed = ""
+        self._rows = 0
         self._stack = ExitStack()
 
     def _open(self) -> None:
@@ -58,6 +70,7 @@ class OrtGpuEngine(Engine):
                 self._device = open_device(self.options.device or 0)
                 stack.callback(self._device.close)
                 self._timer = StreamTimer(self._device)
+                self._rows = upload_rows(self._device, len(self.bundle.transitions))
                 self._stack = stack.pop_all()
         except EngineUnavailable as error:
             self._device, self._untimed = None, str(error)
@@ -78,17 +91,23 @@ class OrtGpuEngine(Engine):
     def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
         batch = self._batch(len(x))
         batch.load(x, labels)
+        batch.load_noise([] if z is None else [z])
+        batch.choose(row, 0)
+        batch.settle()
         with self._timing():
-            batch.run(0, row, z)
+            batch.run(0, row)
         return batch.read(1)
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
-        batch, rows = self._batch(len(trajectory.x_tc)), trajectory.rows
+        batch, rows, noise = self._batch(len(trajectory.x_tc)), trajectory.rows, trajectory.noise
         batch.load(trajectory.x_tc, trajectory.labels)
+        batch.load_noise([] if noise is None else [noise(t) for t, _ in rows.transitions])
+        batch.settle()
         with self._timing() if trajectory.on_step is None else nullcontext():
-            for k, (t, _) in enumerate(rows.transitions):
-                z = None if trajectory.noise is None else trajectory.noise(t)
-                batch.run(k % 2, rows.first_row + k, z)
+            for k in range(rows.steps):
+                row = rows.first_row + k
+                batch.choose(row, k)
+                batch.run(k % 2, row)
                 if trajectory.on_step is not None:
                     trajectory.on_step(k, batch.read((k + 1) % 2))
         return batch.read(rows.steps % 2)
@@ -100,7 +119,8 @@ class OrtGpuEngine(Engine):
             session = open_session(self.bundle, self.provider, options, self._provider_options(size))
             place = (self.device_type, self.options.device or 0)
             with _one_line(f"finding room for batches of {size}"):
-                self._batches[size] = _Batch(session, self.bundle, size, place, self.captures)
+                on_device = None if self._device is None else (self._device, self._rows)
+                self._batches[size] = _Batch(session, self.bundle, size, place, self.captures, on_device)
         return self._batches[size]
 
     def _provider_options(self, batch_size: int) -> dict[str, str]:
@@ -120,6 +140,7 @@ class OrtCudaEngine(OrtGpuEngine):
     name = "ort-cuda"
     provider = "CUDAExecutionProvider"
     captures = True
+    tf32 = "off (use_tf32=0)"
 
     def _provider_options(self, batch_size: int) -> dict[str, str]:
         options = super()._provider_options(batch_size)
@@ -129,13 +150,22 @@ class OrtCudaEngine(OrtGpuEngine):
 class OrtTensorrtEngine(OrtGpuEngine):
     """``ort-tensorrt``: ONNX Runtime's TensorRT provider; its engines are built here and kept in the cache folder.
 
+    TF32 is off: the provider has no option for it, so the whole process is told by NVIDIA_TF32_OVERRIDE=0.
+
     No CUDA graph: the provider captures at a run of its own choice, and a replay with the other binding's addresses
     would return the first image. The fp16 and int8 flags follow the graph's own types, no option lowers them.
     """
 
     name = "ort-tensorrt"
-    provider = "TensorrtExecutionProvider"
+    provider = TENSORRT
     captures = False
+    tf32 = f"off ({TF32_OVERRIDE}=0)"
+
+    def _open(self) -> None:
+        reason = keep_float32()
+        if reason is not None and self.bundle.precision == "fp32":
+            raise EngineUnavailable(f"engine {self.name} would compute this fp32 head in TF32: {reason}")
+        super()._open()
 
     def _provider_options(self, batch_size: int) -> dict[str, str]:
         folder = self._cache_folder(batch_size)
@@ -170,10 +200,20 @@ class OrtTensorrtEngine(OrtGpuEngine):
 class _Batch:
     """Session, device buffers and bindings of one batch size. A buffer's address never changes.
 
-    Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0.
+    Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0. With cuda-bindings nothing
+    waits between two steps: row numbers and noise lie on the device before the first, and are copied there in the
+    engine's stream, in which the session runs too. Without, ONNX Runtime copies them from the host and waits each time.
     """
 
-    def __init__(self, session: Any, bundle: HeadBundle, size: int, place: tuple[str, int], captures: bool) -> None:
+    def __init__(
+        self,
+        session: Any,
+        bundle: HeadBundle,
+        size: int,
+        place: tuple[str, int],
+        captures: bool,
+        on_device: tuple[CudaDevice, int] | None,
+    ) -> None:
         import onnxruntime
 
         def buffer(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
@@ -181,37 +221,83 @@ class _Batch:
 
         image = (size, *bundle.plan.image_shape)
         self._session = session
+        self._device: CudaDevice | None
+        self._device, self._rows = on_device or (None, 0)
         self._samples = (buffer(image, np.float32), buffer(image, np.float32))
         self._inputs = {"step": buffer((1,), np.int32)}
         if bundle.sampler.is_stochastic:
             self._inputs["noise"] = buffer(image, np.float32)
         if bundle.num_classes is not None:
             self._inputs["label"] = buffer((size,), np.int32)
+        self._noise: list[Float32Array] = []
+        self._noise_block = (0, 0)
         self._bindings = tuple(self._bind(source, target) for source, target in (self._samples, self._samples[::-1]))
-        self._run_options = tuple(_run_options(number if captures else None) for number in (1, 2))
+        graphs = (1, 2) if captures else (None, None)
+        self._run_options = tuple(_run_options(graph, self._device is not None) for graph in graphs)
 
     def load(self, x: Float32Array, labels: Labels | None) -> None:
         """Copy what a trajectory begins with to the device."""
-        self._samples[0].update_inplace(x)
+        self._put(self._samples[0], x)
         if labels is not None:
-            self._inputs["label"].update_inplace(labels)
+            self._put(self._inputs["label"], labels)
 
-    def run(self, turn: int, row: int, z: Float32Array | None) -> None:
+    def load_noise(self, noise: list[Float32Array]) -> None:
+        """Keep the noise of each step ready, on the device where that can be reached."""
+        self._noise = [np.ascontiguousarray(z) for z in noise]
+        if self._device is None or not noise:
+            return
+        count = sum(z.nbytes for z in self._noise)
+        address, room = self._noise_block
+        if room < count:
+            if room:
+                self._device.free(address)
+            self._noise_block = (0, 0)
+            self._noise_block = (self._device.malloc(count), count)
+        for number, z in enumerate(self._noise):
+            self._device.upload(self._noise_block[0] + number * z.nbytes, z)
+
+    def choose(self, row: int, k: int) -> None:
+        """Let the next run be of ``row``, with the noise that was loaded as number ``k``."""
+        if self._device is None:
+            self._put(self._inputs["step"], np.array([row], dtype=np.int32))
+            if self._noise:
+                self._put(self._inputs["noise"], self._noise[k])
+            return
+        self._device.copy(self._inputs["step"].data_ptr(), self._rows + row * ALIGNMENT, 4)
+        if self._noise:
+            count = self._noise[k].nbytes
+            self._device.copy(self._inputs["noise"].data_ptr(), self._noise_block[0] + k * count, count)
+
+    def settle(self) -> None:
+        """Wait for what was copied: from here on the host's arrays may go, and a clock may start."""
+        if self._device is not None:
+            self._device.synchronise()
+
+    def run(self, turn: int, row: int) -> None:
         """One step, from sample buffer ``turn`` to the other."""
-        self._inputs["step"].update_inplace(np.array([row], dtype=np.int32))
-        if z is not None:
-            self._inputs["noise"].update_inplace(np.ascontiguousarray(z))
         with _one_line(f"running row {row}"):
             self._session.run_with_iobinding(self._bindings[turn], self._run_options[turn])
 
     def read(self, buffer: int) -> Float32Array:
         """A copy of a sample buffer on the host."""
-        return np.array(self._samples[buffer].numpy())
+        value = self._samples[buffer]
+        if self._device is None:
+            return np.array(value.numpy())
+        result = np.empty(value.shape(), np.float32)
+        self._device.download(result, value.data_ptr())
+        self._device.synchronise()
+        return result
 
     def addresses(self) -> dict[str, int]:
         """Where each buffer lies."""
         named = {"sample 0": self._samples[0], "sample 1": self._samples[1], **self._inputs}
         return {name: value.data_ptr() for name, value in named.items()}
+
+    def _put(self, value: Any, array: npt.NDArray[Any]) -> None:
+        if self._device is None:
+            value.update_inplace(array)
+        else:
+            self._device.upload(value.data_ptr(), array)
 
     def _bind(self, source: Any, target: Any) -> Any:
         binding = self._session.io_binding()
@@ -227,15 +313,18 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime's own classes share no public base
-        raise EngineUnavailable(
-            f"the GPU failed while {what}: {in_short(error)}; use smaller batches or free its memory"
-        ) from None
+        reason = in_short(error)
+        remedy = NO_KERNEL_REMEDY if NO_KERNEL in reason else "use smaller batches or free its memory"
+        raise EngineUnavailable(f"the GPU failed while {what}: {reason}; {remedy}") from None
 
 
-def _run_options(graph_id: int | None) -> Any:
+def _run_options(graph_id: int | None, own_stream: bool) -> Any:
+    """In a stream of our own a run is enqueued and not waited for: what follows it lies in the same stream."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
+    if own_stream:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     if graph_id is not None:
         options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return options
@@ -256,18 +345,10 @@ def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
         "batch": batch_size,
         "device": device,
         "onnxruntime": onnxruntime.__version__,
-        "tensorrt": _tensorrt_version(),
+        "tensorrt": tensorrt_version(provider_library(TENSORRT)),
+        "tf32": os.environ.get(TF32_OVERRIDE),
         "driver": machine.driver,
         "gpus": machine.gpus,
         "board": machine.board,
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _tensorrt_version() -> int | None:
-    """The number the TensorRT library gives itself; None where the system's loader finds none."""
-    name = ctypes.util.find_library("nvinfer")
-    try:
-        return int(ctypes.CDLL(name).getInferLibVersion()) if name else None
-    except (OSError, AttributeError):
-        return None

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.engines.ort_tensorrt import keep_float32, preload_tensorrt, tensorrt_remedy
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 
-CPU = "CPUExecutionProvider"
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 FATAL = 4
 """Severity of ONNX Runtime's loggers: what goes wrong becomes an exception, and one line."""
 _TYPES = {"float32": "tensor(float)", "int32": "tensor(int32)"}
@@ -82,7 +83,7 @@ def _cannot_run(provider: str, bundle: HeadBundle, reason: str) -> str:
 
 
 def reason_without_provider(provider: str, remedy: str) -> str | None:
-    """Why this onnxruntime cannot use ``provider``: not built with it, or a library is missing; None where it can."""
+    """Why this onnxruntime has no ``provider``, None where it was built with it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -90,9 +91,17 @@ def reason_without_provider(provider: str, remedy: str) -> str | None:
     what = f"onnxruntime {onnxruntime.__version__}"
     if provider not in onnxruntime.get_available_providers():
         return f"{what} is installed without {provider} ({remedy})"
+    return None
+
+
+def reason_not_loaded(provider: str) -> str | None:
+    """Which library of a ``provider`` that it was built with this onnxruntime cannot load; None where it can."""
+    import onnxruntime
+
     missing = _missing_library(provider)
     if missing is None:
         return None
+    what = f"onnxruntime {onnxruntime.__version__}"
     return f"{what} cannot load its {provider}: {missing} ({_library_remedy(missing)})"
 
 
@@ -103,15 +112,26 @@ def _missing_library(provider: str) -> str | None:
     """
     import onnxruntime
 
+    library, is_tensorrt = provider_library(provider), provider == TENSORRT
+    if is_tensorrt:
+        keep_float32()  # before any of NVIDIA's libraries is loaded
     if importlib.util.find_spec("nvidia") is not None and hasattr(onnxruntime, "preload_dlls"):
         with redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()  # CUDA and cuDNN installed by pip lie where the loader does not look
-    stem = provider.removesuffix("ExecutionProvider").lower()
-    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
+    if is_tensorrt:
+        preload_tensorrt(library)
     missing = _not_loaded(str(library))
-    if missing is None and stem == "cuda" and all(_not_loaded(f"libcudnn.so.{number}") for number in (9, 8)):
+    if missing is None and not is_tensorrt and all(_not_loaded(f"libcudnn.so.{number}") for number in (9, 8)):
         return _not_loaded("libcudnn.so.9")  # from 1.31 on the provider opens it at the first convolution
     return missing
+
+
+def provider_library(provider: str) -> Path:
+    """Where onnxruntime has the library of a provider."""
+    import onnxruntime
+
+    stem = provider.removesuffix("ExecutionProvider").lower()
+    return Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{stem}.so"
 
 
 def _not_loaded(library: str) -> str | None:
@@ -126,7 +146,7 @@ def _library_remedy(missing: str) -> str:
     if missing.startswith("libcuda.so"):
         return "install the NVIDIA driver, or give the container its GPU"
     if missing.startswith(("libnvinfer", "libnvonnxparser")):
-        return "install TensorRT of that major version; on a Jetson it comes with JetPack"
+        return tensorrt_remedy(missing)
     return "`pip install 'onnxruntime-gpu[cuda,cudnn]'`; on a Jetson install JetPack's CUDA and cuDNN"
 
 

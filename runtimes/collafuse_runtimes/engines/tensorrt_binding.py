@@ -11,7 +11,13 @@ INSTALL = {
     "tensorrt": "a Jetson has it from JetPack: use a venv with --system-site-packages; else pip install tensorrt",
     "tensorrt-rtx": "pip install tensorrt-rtx",
 }
-RELEASES = (8, 10, 11)
+RELEASES = (10, 11)
+DLA_COMPILER = "libnvdla_compiler.so"
+"""A Jetson's TensorRT is linked with it; a container gets the host's, where the host has one."""
+DLA_REMEDY = (
+    "the container's host has none to lend: JetPack 6: `sudo apt-get install nvidia-l4t-dla-compiler` on the host; "
+    "JetPack 7.2 and later: use the host's TensorRT, or an image made for that JetPack"
+)
 
 
 def load_binding(name: str) -> Any:
@@ -27,10 +33,14 @@ def load_binding(name: str) -> Any:
         trt = importlib.import_module(found)
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise EngineUnavailable(f"{found} does not load ({reason}); {INSTALL[name]}") from None
+        remedy = DLA_REMEDY if DLA_COMPILER in reason else INSTALL[name]
+        raise EngineUnavailable(f"{found} does not load ({reason}); {remedy}") from None
     if not is_rtx(trt) and release(trt) not in RELEASES:
         valid = ", ".join(f"{number}.x" for number in RELEASES)
-        raise EngineUnavailable(f"TensorRT {trt.__version__} is not known here; valid: {valid}")
+        raise EngineUnavailable(
+            f"TensorRT {trt.__version__} is not known here; valid: {valid} (a Jetson has one from JetPack 6.1 on); "
+            "use ort-cuda or ort-cpu"
+        )
     return trt
 
 

@@ -1,29 +1,35 @@
-"""ONNX -> serialised TensorRT engine: one path for TensorRT 8.6, 10.x, 11.x and TensorRT-RTX.
+"""ONNX -> serialised TensorRT engine: one path for TensorRT 10.x, 11.x and TensorRT-RTX.
 
-The numeric types come from the graph (float32, float16, or int8 between QuantizeLinear and DequantizeLinear).
-TensorRT 11 and RTX always build that way, 10 does when asked, 8 must be told: flags for the types the graph uses, and a
-pin on every layer that is to stay float32.
+The numeric types come from the graph (float32, float16, or int8 between QuantizeLinear and DequantizeLinear):
+TensorRT 11 and RTX always build that way, 10 does when asked.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from collafuse_runtimes.bundle import TensorInfo
 from collafuse_runtimes.engines.tensorrt_binding import dtype_name, is_rtx, label, make_logger, release, require
-from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 
 HEARTBEAT_S = 5.0
 MIN_BATCH, MAX_BATCH = 2, 1024
 """An engine has to take the golden vectors, two images, or nothing could verify it."""
+WORKSPACE_BYTES = 1 << 30
+"""Scratch memory of one layer; TensorRT's own limit is the whole GPU."""
+TACTIC_BYTES = 4 << 30
+"""What kernels may take while they are tried out; TensorRT 10.3 asked for 15 GB on a Jetson (NVIDIA/TensorRT 4258)."""
 
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """The batches an engine takes, 1 to ``max_batch``; its kernels are chosen for ``opt_batch``."""
+    """The batches an engine takes, 1 to ``max_batch``, in one or two ranges with kernels of their own.
+
+    Those nearer to ``opt_batch`` run the kernels chosen for it, those nearer to ``max_batch`` the kernels chosen for
+    ``max_batch``: one image and a full batch are both served at full speed.
+    """
 
     opt_batch: int
     max_batch: int
@@ -34,6 +40,31 @@ class BatchProfile:
                 f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid are 1 <= opt <= max and "
                 f"{MIN_BATCH} <= max <= {MAX_BATCH}"
             )
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int, int], ...]:
+        """(smallest, best, largest) batch of each optimisation profile, in order; together they have every batch."""
+        if self.opt_batch == self.max_batch:
+            return ((1, self.max_batch, self.max_batch),)
+        middle = (self.opt_batch + self.max_batch) // 2
+        return ((1, self.opt_batch, middle), (middle + 1, self.max_batch, self.max_batch))
+
+    def __str__(self) -> str:
+        best = " and ".join(str(best) for _, best, _ in self.ranges)
+        return f"batch 1 to {self.max_batch}, best at {best}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The GPU to build for.
+
+    Attributes:
+        compute_capability: "8.7".
+        memory: bytes it has in all.
+    """
+
+    compute_capability: str
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -74,9 +105,13 @@ class BuiltEngine:
 
 def typing_rule(trt: Any) -> str:
     """How this release is made to follow the graph's types; part of an engine's key."""
-    if is_rtx(trt) or release(trt) >= 11:
-        return "always strongly typed"
-    return "strongly typed" if release(trt) == 10 else "flags and pinned layers"
+    return "always strongly typed" if _is_always_typed(trt) else "strongly typed"
+
+
+def build_rule(trt: Any) -> str:
+    """All that this builder asks of the library beside the profile; part of an engine's key."""
+    limits = f"workspace {WORKSPACE_BYTES >> 20} MiB, tactics {TACTIC_BYTES >> 20} MiB"
+    return f"{typing_rule(trt)}, no TF32, detailed, {limits}{', user allocation' if is_rtx(trt) else ''}"
 
 
 def build_serialised(
@@ -87,6 +122,7 @@ def build_serialised(
     outputs: Sequence[TensorInfo],
     profile: BatchProfile,
     *,
+    target: Target | None = None,
     timing: bytes = b"",
     on_progress: OnProgress | None = None,
     heartbeat_s: float = HEARTBEAT_S,
@@ -98,14 +134,17 @@ def build_serialised(
         trt: the binding, ``tensorrt`` or ``tensorrt_rtx``.
         where: names the graph in errors.
         inputs, outputs: what the graph has to have; a shape that begins with "batch" gets the profile.
+        target: the GPU to build for; None where there is none, as TensorRT-RTX can.
         timing: of an earlier build; one that does not fit is left aside.
         on_progress: called in this thread, at once and then every ``heartbeat_s`` seconds.
         select_device: makes the GPU current; called in every thread that builds.
 
     Raises:
         ArtefactError: the parser refuses the graph (node, operator and reason), or its tensors are not those stated.
-        EngineUnavailable: the library cannot build; its own last words.
+        EngineUnavailable: the library cannot build, its own last words; or TensorRT-RTX has no kernels for this GPU.
     """
+    if is_rtx(trt) and target is not None:
+        require_rtx_capability(trt, target.compute_capability)
     select_device()
     log = make_logger(trt)
     builder = require(trt, log, "make a builder", trt.Builder(log))
@@ -116,9 +155,10 @@ def build_serialised(
     config = require(trt, log, "make a configuration", builder.create_builder_config())
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa are not the float32 that was asked for
-    if release(trt) == 8 and not is_rtx(trt):
-        _follow_types_on_8(trt, network, config)
-    _add_profile(trt, log, builder, config, inputs, profile)
+    _limit_memory(trt, config, target)
+    if is_rtx(trt):
+        _prepare_rtx(trt, log, config, target)
+    _add_profiles(trt, log, builder, config, inputs, profile)
     cache = None if is_rtx(trt) else _attach_timing(trt, log, config, timing)
     started = time.monotonic()
     data = _run_build(trt, config, lambda: _build(select_device, builder, network, config), on_progress, heartbeat_s)
@@ -137,11 +177,46 @@ def graph_precision(trt: Any, network: Any) -> str:
     return "fp16" if any(layer.get_output(0).dtype == trt.float16 for layer in convolutions) else "fp32"
 
 
+def _is_always_typed(trt: Any) -> bool:
+    return is_rtx(trt) or release(trt) >= 11
+
+
 def _network_flags(trt: Any) -> int:
-    flag = trt.NetworkDefinitionCreationFlag
-    if is_rtx(trt) or release(trt) >= 11:
-        return 0
-    return 1 << int(flag.STRONGLY_TYPED) if release(trt) == 10 else 1 << int(flag.EXPLICIT_BATCH)
+    return 0 if _is_always_typed(trt) else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def _limit_memory(trt: Any, config: Any, target: Target | None) -> None:
+    """Of a small device no more than half while kernels are tried out: on a Jetson that memory is everybody's."""
+    pools = trt.MemoryPoolType
+    tactics = TACTIC_BYTES if target is None else min(TACTIC_BYTES, target.memory // 2)
+    config.set_memory_pool_limit(pools.TACTIC_DRAM, tactics)
+    config.set_memory_pool_limit(pools.WORKSPACE, min(WORKSPACE_BYTES, tactics))
+
+
+def _prepare_rtx(trt: Any, log: Any, config: Any, target: Target | None) -> None:
+    """An engine that may be captured, for this GPU alone; where there is none, for all that RTX builds for."""
+    config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # else memory may be allocated within a capture
+    if target is not None:
+        wanted = require_rtx_capability(trt, target.compute_capability)
+        config.num_compute_capabilities = 1
+        require(trt, log, f"build for {wanted}", config.set_compute_capability(wanted, 0))
+
+
+def require_rtx_capability(trt: Any, compute_capability: str) -> Any:
+    """TensorRT-RTX's own name of a compute capability ("8.9" -> SM89).
+
+    Raises:
+        EngineUnavailable: it has no kernels for that GPU (data centre GPUs of 9.0 and Jetsons, for instance).
+    """
+    kinds = trt.ComputeCapability
+    found = getattr(kinds, f"SM{compute_capability.replace('.', '')}", None)
+    if found is None:
+        valid = sorted((int(name[2:-1]), int(name[-1])) for name in dir(kinds) if name.startswith("SM"))
+        raise EngineUnavailable(
+            f"{label(trt)} builds for no GPU of compute capability {compute_capability}; valid: "
+            f"{', '.join(f'{major}.{minor}' for major, minor in valid)}; use engine tensorrt or ort-cuda"
+        )
+    return found
 
 
 def _parse(trt: Any, log: Any, network: Any, onnx: bytes, where: str) -> None:
@@ -151,13 +226,11 @@ def _parse(trt: Any, log: Any, network: Any, onnx: bytes, where: str) -> None:
     reasons = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     said = reasons[0] if reasons else "it gave no reason"
-    raise ArtefactError(f"{label(trt)} refuses {where}: {said}{more}; export again, with --opset 17 for TensorRT 8")
+    raise ArtefactError(f"{label(trt)} refuses {where}: {said}{more}; export again")
 
 
 def _parser_error(error: Any) -> str:
     reason = " ".join(str(error.desc()).split())[:200]
-    if not hasattr(error, "node_name"):  # TensorRT 8 knows the node's number alone
-        return f"node number {error.node()}: {reason}"
     return f"node {error.node_name()!r}, operator {error.node_operator() or 'unknown'}: {reason}"
 
 
@@ -177,38 +250,17 @@ def dynamic_shape(tensor: TensorInfo) -> tuple[int, ...]:
     return tuple(-1 if size == "batch" else int(size) for size in tensor.shape)
 
 
-def _follow_types_on_8(trt: Any, network: Any, config: Any) -> None:
-    """FP16 alone would let float32 layers run in half as well, so those are pinned.
-
-    Layers that a DequantizeLinear feeds are not: a pin would keep them from becoming int8.
-    """
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    made = {layer.get_output(j).name: layer for layer in layers for j in range(layer.num_outputs)}
-    if any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
-        config.set_flag(trt.BuilderFlag.INT8)
-    if not any(layer.get_output(j).dtype == trt.float16 for layer in layers for j in range(layer.num_outputs)):
-        return
-    config.set_flag(trt.BuilderFlag.FP16)
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    bookkeeping = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
-    for layer in layers:
-        feeding = [made.get(tensor.name) for j in range(layer.num_inputs) if (tensor := layer.get_input(j))]
-        quantised = any(source and source.type == trt.LayerType.DEQUANTIZE for source in feeding)
-        if layer.type in bookkeeping or quantised or layer.get_output(0).dtype != trt.float32:
-            continue
-        layer.precision = trt.float32
-        layer.set_output_type(0, trt.float32)
-
-
-def _add_profile(
+def _add_profiles(
     trt: Any, log: Any, builder: Any, config: Any, inputs: Sequence[TensorInfo], profile: BatchProfile
 ) -> None:
-    ranges = require(trt, log, "make a profile", builder.create_optimization_profile())
-    for tensor in inputs:
-        if tensor.shape[0] == "batch":
-            rest = dynamic_shape(tensor)[1:]
-            ranges.set_shape(tensor.name, (1, *rest), (profile.opt_batch, *rest), (profile.max_batch, *rest))
-    require(trt, log, f"take the batches 1 to {profile.max_batch}", config.add_optimization_profile(ranges) >= 0)
+    for number, batches in enumerate(profile.ranges):
+        shapes = require(trt, log, "make a profile", builder.create_optimization_profile())
+        for tensor in inputs:
+            if tensor.shape[0] == "batch":
+                rest = dynamic_shape(tensor)[1:]
+                shapes.set_shape(tensor.name, *((batch, *rest) for batch in batches))
+        taken = config.add_optimization_profile(shapes) == number
+        require(trt, log, f"take the batches {batches[0]} to {batches[2]}", taken)
 
 
 def _attach_timing(trt: Any, log: Any, config: Any, timing: bytes) -> Any:
@@ -263,8 +315,7 @@ def _run_build(
 ) -> Any:
     """Build in a thread of its own, so that this one can tell the time and be interrupted."""
     state, answers, started = _State(), list[Any](), time.monotonic()
-    if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = _make_monitor(trt, state)
+    config.progress_monitor = _make_monitor(trt, state)
 
     def work() -> None:
         try:
@@ -283,8 +334,7 @@ def _run_build(
             working = worker.is_alive()
     except BaseException:
         state.stopped = True
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C does not wait for TensorRT 8, which cannot stop
-            worker.join()
+        worker.join()
         raise
     if isinstance(answers[0], Exception):
         raise answers[0]

@@ -2,6 +2,7 @@
 
 D.engine   what TensorRT serialised; D is the sha256 of the key, its first half
 D.json     the key, the other file's sha256, and this machine's signature over both
+D.timings and D.kernels: in the same way, what shortens the next build, and the next start of TensorRT-RTX
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from typing import Any
 from collafuse_runtimes.atomic import write_bytes
 from collafuse_runtimes.engines.cuda_device import DeviceInfo
 from collafuse_runtimes.engines.tensorrt_binding import is_rtx
-from collafuse_runtimes.engines.tensorrt_build import BatchProfile, typing_rule
+from collafuse_runtimes.engines.tensorrt_build import BatchProfile, build_rule
 from collafuse_runtimes.engines.tensorrt_key import is_signed, sign
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.sealed import canonical, read_bytes, read_json, write_json
@@ -62,10 +63,9 @@ def default_cache_folder() -> Path:
 def machine_key(trt: Any, device: DeviceInfo | None) -> EngineKey:
     """The parts of a key that do not depend on the model; ``device`` None for a build without a GPU."""
     return {
-        "flags": f"{typing_rule(trt)}, no TF32, detailed",
+        "flags": build_rule(trt),
         "library": "tensorrt-rtx" if is_rtx(trt) else "tensorrt",
         "library_version": str(trt.__version__),
-        "cuda_runtime": device.runtime if device else "none",
         "cuda_driver": device.driver if device else "none",
         "gpu": device.name if device else "none",
         "compute_capability": device.compute_capability if device else "none",
@@ -74,14 +74,14 @@ def machine_key(trt: Any, device: DeviceInfo | None) -> EngineKey:
 
 def engine_key(model_sha256: str, profile: BatchProfile, machine: EngineKey) -> EngineKey:
     """Everything an engine depends on."""
-    batches = f"batch 1 to {profile.max_batch}, best at {profile.opt_batch}"
-    return {"model_sha256": model_sha256, "profile": batches, **machine}
+    return {"model_sha256": model_sha256, "profile": str(profile), **machine}
 
 
 def differences(key: EngineKey, other: EngineKey) -> list[str]:
     """ "gpu Orin -> Thor" for every part in which ``other`` differs from ``key``."""
     names = [*key, *(name for name in other if name not in key)]
-    return [f"{n} {other.get(n)} -> {key.get(n)}" for n in names if key.get(n) != other.get(n)]
+    nothing = "not a part"
+    return [f"{n} {other.get(n, nothing)} -> {key.get(n, nothing)}" for n in names if key.get(n) != other.get(n)]
 
 
 class EngineCache:
@@ -137,12 +137,7 @@ class EngineCache:
 
     def timings(self, machine: EngineKey) -> bytes:
         """TensorRT's timing cache of this machine; empty where there is none, or none that this machine signed."""
-        sidecar = self._path(machine, ".json")
-        try:
-            entry = _read_entry(sidecar, ".timings")
-            return self.read(entry)
-        except ArtefactError:
-            return b""  # costs a longer build, no more
+        return self._aid(machine, ".timings")
 
     def store_timings(self, machine: EngineKey, data: bytes) -> None:
         """Keep the timing cache for the next build.
@@ -150,7 +145,28 @@ class EngineCache:
         Raises:
             ArtefactError: the folder cannot be written.
         """
-        _write_signed(self._path(machine, ".timings"), self._path(machine, ".json"), machine, data, 0.0, "timings")
+        self._store_aid(machine, ".timings", data)
+
+    def kernels(self, key: EngineKey) -> bytes:
+        """What TensorRT-RTX compiled for an engine on this machine; empty as ``timings`` is."""
+        return self._aid(_kernels_key(key), ".kernels")
+
+    def store_kernels(self, key: EngineKey, data: bytes) -> None:
+        """Keep what was compiled for the next start.
+
+        Raises:
+            ArtefactError: the folder cannot be written.
+        """
+        self._store_aid(_kernels_key(key), ".kernels", data)
+
+    def _aid(self, key: EngineKey, suffix: str) -> bytes:
+        try:
+            return self.read(_read_entry(self._path(key, ".json"), suffix))
+        except ArtefactError:
+            return b""  # costs time, no more
+
+    def _store_aid(self, key: EngineKey, suffix: str, data: bytes) -> None:
+        _write_signed(self._path(key, suffix), self._path(key, ".json"), key, data, 0.0, suffix.removeprefix("."))
 
     def _path(self, key: EngineKey, suffix: str) -> Path:
         return self.folder / (hashlib.sha256(canonical(key)).hexdigest()[:32] + suffix)
@@ -161,8 +177,10 @@ class EngineCache:
             model = stored.key["model_sha256"]
             others = [e.path for e in self._entries() if e.key.get("model_sha256") == model and e.path != stored.path]
             for path in sorted(others, key=lambda path: path.stat().st_mtime_ns)[: 1 - KEPT]:
-                path.with_suffix(".json").unlink()  # first, so that a sidecar never lacks its engine
-                path.unlink()
+                kernels = self._path(_kernels_key(_read_entry(path.with_suffix(".json")).key), ".kernels")
+                for file in (path, kernels):
+                    file.with_suffix(".json").unlink(missing_ok=True)  # first, so that a sidecar never lacks its file
+                    file.unlink(missing_ok=True)
 
     def _entries(self) -> list[CachedEngine]:
         """Every entry that can be trusted; others are of no use in comparing."""
@@ -182,6 +200,10 @@ class EngineCache:
             return f"no engine of this model in {self.folder}"
         nearest = min(same, key=lambda entry: len(differences(key, entry.key)))
         return f"the nearest, {nearest.path.name}, differs in {'; '.join(differences(key, nearest.key))}"
+
+
+def _kernels_key(key: EngineKey) -> EngineKey:
+    return {**key, "part": "compiled kernels"}
 
 
 def read_cached_engine(path: Path) -> tuple[CachedEngine, bytes]:
@@ -216,7 +238,7 @@ def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, second
     }
     with _locked(path.parent):  # of two builds at once, no engine gets the other's sidecar
         write_bytes(path, data, mode=0o600)
-        write_json(sidecar, FORMAT, {**body, "hmac": sign(body)})
+        write_json(sidecar, FORMAT, {**body, "hmac": sign(body)}, guard=False)
 
 
 @contextmanager

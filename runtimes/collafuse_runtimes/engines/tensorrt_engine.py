@@ -5,7 +5,7 @@ on the device. So a trajectory needs nothing from the host between its steps, an
 """
 
 from collections import OrderedDict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,14 @@ import numpy as np
 
 from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
-from collafuse_runtimes.engines.cuda_device import CudaDevice, StreamTimer, open_device
-from collafuse_runtimes.engines.tensorrt_binding import dtype_name, is_rtx, label, load_binding, make_logger, require
+from collafuse_runtimes.engines.cuda_device import ALIGNMENT, StreamTimer, open_device, upload_rows
+from collafuse_runtimes.engines.tensorrt_binding import dtype_name, label, load_binding, make_logger, require
 from collafuse_runtimes.engines.tensorrt_build import dynamic_shape
-from collafuse_runtimes.engines.tensorrt_prepare import engine_bytes, print_progress
+from collafuse_runtimes.engines.tensorrt_cache import EngineCache
+from collafuse_runtimes.engines.tensorrt_prepare import find_engine, print_progress
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.noise import Float32Array
 
-ALIGNMENT = 256
-"""Bytes; what TensorRT asks of an address."""
 MAX_LOOPS = 4
 """Shapes kept ready, each with its memory: a full batch and the rest, for two step counts."""
 
@@ -30,7 +29,8 @@ MAX_LOOPS = 4
 class _Loop:
     """One (steps, batch): an execution context, the tensors at fixed addresses, and the captured trajectory.
 
-    A context of its own, because a captured graph holds on to its context's memory.
+    A context of its own, because a captured graph holds on to its context. Scratch memory is one block for all: they
+    run one after the other in one stream.
     """
 
     context: Any
@@ -47,6 +47,7 @@ class TensorrtEngine(Engine):
 
     name = "tensorrt"
     watched_is_slower = True
+    tf32 = "off (builder flag)"
 
     def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
         super().__init__(bundle, options)
@@ -58,7 +59,7 @@ class TensorrtEngine(Engine):
             stack.callback(self._device.close)
             stack.callback(self._drop_tensorrt)
             self._load()
-            self._rows = _upload_rows(self._device, len(self.bundle.transitions))
+            self._rows = upload_rows(self._device, len(self.bundle.transitions))
             self._timer = StreamTimer(self._device)
             self._stack = stack.pop_all()
 
@@ -70,19 +71,29 @@ class TensorrtEngine(Engine):
 
     def _load(self) -> None:
         trt = self._trt = load_binding(self.name)
-        data = engine_bytes(self.bundle, self.name, self.options, trt, print_progress)
+        self._found = find_engine(self.bundle, self.name, self.options, trt, print_progress)
         self._device.use()
         self._log = make_logger(trt)
         self._runtime = self._require("make a runtime", trt.Runtime(self._log))
         # Runtime.engine_host_code_allowed stays False: an engine may hold GPU code, never code for this processor.
-        self._engine = self._require("load the engine", self._runtime.deserialize_cuda_engine(data))
+        self._engine = self._require("load the engine", self._runtime.deserialize_cuda_engine(self._found.data))
         self._loops: OrderedDict[tuple[int, int], _Loop] = OrderedDict()
         _require_tensors(trt, self._engine, self.bundle)
-        self._max_batch = int(self._engine.get_tensor_profile_shape("sample", 0)[2][0])
+        shapes = [
+            self._engine.get_tensor_profile_shape("sample", number)
+            for number in range(self._engine.num_optimization_profiles)
+        ]
+        self._ranges = [(int(smallest[0]), int(largest[0])) for smallest, _, largest in shapes]
+        self._scratch_bytes = max(int(self._engine.device_memory_size_v2), ALIGNMENT)
+        self._scratch = self._device.malloc(self._scratch_bytes)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What contexts need beside the engine."""
 
     def _drop_tensorrt(self) -> None:
         """Contexts before the engine, the engine before the runtime: each uses the next."""
-        for attribute in ("_loops", "_engine", "_runtime", "_log"):
+        for attribute in ("_loops", "_kernels", "_config", "_engine", "_runtime", "_log"):
             if hasattr(self, attribute):
                 delattr(self, attribute)
 
@@ -123,10 +134,14 @@ class TensorrtEngine(Engine):
         """
         self._enqueue(loop, 0, rows.first_row)
         self._device.synchronise()
+        self._require_capturable(loop)
         with self._device.capture() as captured:
             for k in range(rows.steps):
                 self._enqueue(loop, k, rows.first_row + k)
         loop.graph = captured[0]
+
+    def _require_capturable(self, loop: _Loop) -> None:
+        """TensorRT has no such question; RTX has."""
 
     def _enqueue(self, loop: _Loop, k: int, row: int) -> None:
         """Step k of a loop, at ``row`` of the tables."""
@@ -144,9 +159,9 @@ class TensorrtEngine(Engine):
         """The loop of that shape; the one used longest ago makes room."""
         key = (steps, batch)
         if key not in self._loops:
-            if batch > self._max_batch:
+            if batch > self._ranges[-1][1]:
                 raise InputError(
-                    f"batch {batch} is more than the engine takes: valid are 1 to {self._max_batch}; "
+                    f"batch {batch} is more than the engine takes: valid are 1 to {self._ranges[-1][1]}; "
                     "use a smaller --batch-size, or build with `collafuse-edge export --engine ... --max-batch`"
                 )
             if len(self._loops) == MAX_LOOPS:
@@ -157,7 +172,11 @@ class TensorrtEngine(Engine):
 
     def _make_loop(self, steps: int, batch: int) -> _Loop:
         bundle, device = self.bundle, self._device
-        context = self._make_context()
+        context = self._require("make a context", self._make_context())
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+        profile = next(number for number, (low, high) in enumerate(self._ranges) if low <= batch <= high)
+        chosen = context.set_optimization_profile_async(profile, int(device.stream))
+        self._require(f"choose profile {profile}", chosen)
         for tensor in bundle.inputs:
             shape = tuple(batch if size == "batch" else int(size) for size in tensor.shape)
             self._require(f"set {tensor.name} to {shape}", context.set_input_shape(tensor.name, shape))
@@ -169,13 +188,7 @@ class TensorrtEngine(Engine):
         return _Loop(context, x, y, labels, noise, stride)
 
     def _make_context(self) -> Any:
-        if not is_rtx(self._trt):
-            return self._require("make a context", self._engine.create_execution_context())
-        # RTX would swap kernels of dynamic shapes in the background, where a captured graph never sees the better ones
-        config = self._require("make a runtime configuration", self._engine.create_runtime_config())
-        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.dynamic_shapes_kernel_specialization_strategy = eager
-        return self._require("make a context", self._engine.create_execution_context(config))
+        return self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def _free(self, loop: _Loop) -> None:
         for handle in (loop.graph, loop.x, loop.y, loop.labels, loop.noise):
@@ -211,19 +224,42 @@ class TensorrtEngine(Engine):
 
 
 class TensorrtRtxEngine(TensorrtEngine):
-    """``tensorrt-rtx``."""
+    """``tensorrt-rtx``: kernels are compiled for this GPU when they first run, and kept in the engine cache."""
 
     name = "tensorrt-rtx"
 
+    def _close(self) -> None:
+        try:
+            self._keep_kernels()
+        finally:
+            super()._close()
 
-def _upload_rows(device: CudaDevice, rows: int) -> int:
-    """Address of a table whose entry k, ``ALIGNMENT`` bytes on, is the int32 k."""
-    table = np.zeros((rows, ALIGNMENT // 4), np.int32)
-    table[:, 0] = np.arange(rows)
-    address = device.malloc(table.nbytes)
-    device.upload(address, table)
-    device.synchronise()
-    return address
+    def _prepare(self) -> None:
+        trt, cache = self._trt, EngineCache(self.options.cache)
+        config = self._config = self._require("make a runtime configuration", self._engine.create_runtime_config())
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # else kernels are swapped in the background, where a captured graph never sees the better ones
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+        self._kernels = self._require("make a cache of kernels", config.create_runtime_cache())
+        self._kept = cache.kernels(self._found.key)
+        if self._kept and not self._kernels.deserialize(self._kept):
+            self._kept = b""  # of another driver, for instance: they are compiled anew
+        self._require("use the cache of kernels", config.set_runtime_cache(self._kernels))
+
+    def _make_context(self) -> Any:
+        return self._engine.create_execution_context(self._config)
+
+    def _require_capturable(self, loop: _Loop) -> None:
+        capturable = loop.context.is_stream_capturable(int(self._device.stream))
+        self._require("record a trajectory of this engine as a CUDA graph", capturable)
+
+    def _keep_kernels(self) -> None:
+        compiled = self._kernels.serialize()
+        data = b"" if compiled is None else bytes(memoryview(compiled))
+        if data and data != self._kept:
+            with suppress(ArtefactError):  # a folder that cannot be written costs time at the next start, no more
+                EngineCache(self.options.cache).store_kernels(self._found.key, data)
 
 
 def _require_tensors(trt: Any, engine: Any, bundle: HeadBundle) -> None:

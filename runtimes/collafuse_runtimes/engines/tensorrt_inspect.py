@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from collafuse_runtimes.bundle import TensorInfo
-from collafuse_runtimes.engines.tensorrt_binding import make_logger, require
+from collafuse_runtimes.engines.tensorrt_binding import require
 from collafuse_runtimes.errors import CheckFailed
 
 _TYPES = (
@@ -38,7 +38,7 @@ class Inspection:
 
 
 def parse_inspection(text: str) -> Inspection:
-    """The inspector's JSON, of any release: 8.6 says "Row major linear FP16 format", 10 and 11 say "Half".
+    """The inspector's JSON; types are named as in "Half" or "Row major linear FP16 format".
 
     A convolution's type is that of its weights; of its inputs where no weights are listed. With a profile of several
     batches the inspector may name no type at all ("N/A due to dynamic shapes"): such a convolution counts as unknown.
@@ -74,21 +74,28 @@ def require_precision(inspection: Inspection, precision: str, where: str) -> Non
         )
 
 
-def inspect_engine(trt: Any, engine: Any, inputs: Sequence[TensorInfo], opt_batch: int) -> Inspection:
+def inspect_engine(trt: Any, log: Any, engine: Any, inputs: Sequence[TensorInfo], opt_batch: int) -> Inspection:
     """Ask a loaded engine; needs a GPU.
+
+    Args:
+        log: of the runtime that loaded it: context and inspector have no other to tell their errors to.
 
     Raises:
         EngineUnavailable: TensorRT cannot make a context or an inspector.
     """
-    log = make_logger(trt)
-    context = require(trt, log, "make a context", engine.create_execution_context())
+    unused = trt.ExecutionContextAllocationStrategy.USER_MANAGED  # nothing runs in it
+    context = require(trt, log, "make a context", engine.create_execution_context(unused))
     inspector = require(trt, log, "make an inspector", engine.create_engine_inspector())
     for tensor in inputs:  # without a batch the inspector has no types to show
         if tensor.shape[0] == "batch":
             shape = (opt_batch, *tensor.shape[1:])
             require(trt, log, f"set {tensor.name} to {shape}", context.set_input_shape(tensor.name, shape))
     inspector.execution_context = context
-    return parse_inspection(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    said = len(log.errors)
+    found = parse_inspection(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    if found.reason is None or len(log.errors) == said:
+        return found
+    return Inspection(reason=f"{found.reason}: {log.errors[-1][:300]}")
 
 
 def _is_convolution(layer: dict[str, Any]) -> bool:

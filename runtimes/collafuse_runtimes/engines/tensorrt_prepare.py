@@ -18,13 +18,14 @@ from collafuse_runtimes.bundle import (
     write_manifest,
 )
 from collafuse_runtimes.engines.base import EngineOptions
-from collafuse_runtimes.engines.cuda_device import device_info, select_device
+from collafuse_runtimes.engines.cuda_device import DeviceInfo, device_info, select_device
 from collafuse_runtimes.engines.tensorrt_binding import MODULES, load_binding, make_logger, require
 from collafuse_runtimes.engines.tensorrt_build import (
     BatchProfile,
     BuildProgress,
     BuiltEngine,
     OnProgress,
+    Target,
     build_serialised,
 )
 from collafuse_runtimes.engines.tensorrt_cache import (
@@ -79,7 +80,7 @@ def build_engine(
     Args:
         name: "tensorrt" or "tensorrt-rtx". The first needs a GPU; the second builds without one, and then for none.
         options: ``device`` and ``cache`` are read.
-        max_batch, opt_batch: the engine takes 1 to ``max_batch`` images at once and is fastest at ``opt_batch``.
+        max_batch, opt_batch: the engine takes 1 to ``max_batch`` images at once and is fastest at either number.
         on_progress: called in this thread every few seconds, with the time elapsed.
 
     Raises:
@@ -91,7 +92,8 @@ def build_engine(
     if name not in MODULES:
         raise InputError(f"engine {name!r} is not built ahead; valid: {', '.join(MODULES)}")
     profile, trt = BatchProfile(opt_batch, max_batch), load_binding(name)
-    machine = _machine(trt, name, options)
+    device = _device(name, options)
+    machine = machine_key(trt, device)
     key, cache = engine_key(sha256_file(bundle.model_path), profile, machine), EngineCache(options.cache)
     found = cache.lookup(key)
     if found.entry is not None:
@@ -104,6 +106,7 @@ def build_engine(
         bundle.inputs,
         bundle.outputs,
         profile,
+        target=None if device is None else Target(device.compute_capability, device.memory),
         timing=timings,
         on_progress=on_progress,
         select_device=_selector(machine, options),
@@ -114,23 +117,38 @@ def build_engine(
     return _report(cache.store(key, built.data, built.seconds, str(inspection)), False, found.reason)
 
 
-def engine_bytes(bundle: HeadBundle, name: str, options: EngineOptions, trt: Any, on_progress: OnProgress) -> bytes:
+@dataclass(frozen=True)
+class FoundEngine:
+    """What to run.
+
+    Attributes:
+        key: what it depends on.
+        data: the serialised engine.
+    """
+
+    key: EngineKey
+    data: bytes
+
+
+def find_engine(
+    bundle: HeadBundle, name: str, options: EngineOptions, trt: Any, on_progress: OnProgress
+) -> FoundEngine:
     """What to run: the bundle's own engine where ``options.trust_bundle`` says so, else the cache's, else a new one.
 
     Raises:
         ArtefactError: the bundle's engines are to be trusted, but none was built for this machine.
         InputError, EngineUnavailable, CheckFailed: as ``build_engine``.
     """
-    machine = _machine(trt, name, options)
+    machine = machine_key(trt, _device(name, options))
     model_sha256 = sha256_file(bundle.model_path)
     if options.trust_bundle:
-        return _trusted_bytes(bundle, {"model_sha256": model_sha256, **machine})
+        return _trusted_engine(bundle, {"model_sha256": model_sha256, **machine})
     cache = EngineCache(options.cache)
     found = cache.lookup_any_profile(engine_key(model_sha256, BatchProfile(OPT_BATCH, MAX_BATCH), machine))
     if found.entry is not None:
-        return cache.read(found.entry)
+        return FoundEngine(found.entry.key, cache.read(found.entry))
     report = build_engine(bundle, name, options, on_progress=on_progress)
-    return read_cached_engine(report.path)[1]
+    return FoundEngine(report.key, read_cached_engine(report.path)[1])
 
 
 def embed_engine(bundle: HeadBundle, engine: Path) -> HeadBundle:
@@ -170,13 +188,13 @@ def print_progress(progress: BuildProgress) -> None:
     print(f"building the TensorRT engine: {progress.seconds:.0f} s{of}", file=sys.stderr, flush=True)
 
 
-def _machine(trt: Any, name: str, options: EngineOptions) -> EngineKey:
+def _device(name: str, options: EngineOptions) -> DeviceInfo | None:
     """RTX builds without a GPU where there is none; a driver that fails is an error on both."""
     try:
-        return machine_key(trt, device_info(options.device or 0))
+        return device_info(options.device or 0)
     except NoGpu:
         if name == "tensorrt-rtx":
-            return machine_key(trt, None)
+            return None
         raise
 
 
@@ -191,7 +209,7 @@ def _inspect(trt: Any, bundle: HeadBundle, built: BuiltEngine, profile: BatchPro
     log = make_logger(trt)
     runtime = require(trt, log, "make a runtime", trt.Runtime(log))
     engine = require(trt, log, "load the engine it built", runtime.deserialize_cuda_engine(built.data))
-    inspection = inspect_engine(trt, engine, bundle.inputs, profile.opt_batch)
+    inspection = inspect_engine(trt, log, engine, bundle.inputs, profile.opt_batch)
     require_precision(inspection, built.precision, str(bundle.path))
     return inspection
 
@@ -201,14 +219,14 @@ def _selector(machine: EngineKey, options: EngineOptions) -> Callable[[], None]:
     return (lambda: None) if machine["gpu"] == "none" else (lambda: select_device(options.device or 0))
 
 
-def _trusted_bytes(bundle: HeadBundle, wanted: EngineKey) -> bytes:
+def _trusted_engine(bundle: HeadBundle, wanted: EngineKey) -> FoundEngine:
     reasons = []
     for engine in bundle.engines:
         stated = {name: engine.key.get(name, "not stated") for name in wanted}
         if stated == wanted:
             data = read_bytes(bundle.path / engine.name)
             if hashlib.sha256(data).hexdigest() == engine.sha256:
-                return data
+                return FoundEngine(engine.key, data)
             reasons.append(f"{engine.name} is not the file the manifest names")
         else:
             reasons.append(f"{engine.name} differs in {'; '.join(differences(wanted, stated))}")

@@ -1,0 +1,43 @@
+"""The user's folders: `~` in a path, and where keys and engines are kept. There may be no home at all."""
+
+import os
+from pathlib import Path
+
+from collafuse_runtimes.errors import ArtefactError, InputError
+
+
+def expand(path: str) -> Path:
+    """A path as typed, with ``~`` and ``~user`` at its start replaced as a shell does; ``./~x`` is a plain name.
+
+    Raises:
+        InputError: there is no home folder, or no such user.
+    """
+    if not path.startswith("~"):
+        return Path(path)
+    expanded = os.path.expanduser(path)  # noqa: PTH111  Path has no memory of a leading ./
+    user = path.partition("/")[0][1:]
+    if expanded.startswith("~"):
+        why = f"there is no user {user!r}" if user else "there is no home folder here"
+        raise InputError(f"cannot use {path}: {why}; give the whole path, or ./{path} for a file of that name")
+    if not user and os.environ.get("HOME") == "":
+        raise InputError(f"cannot use {path}: HOME is empty; give the whole path")
+    return Path(expanded)
+
+
+def user_folder(variable: str, default: str, option: str | None = None) -> Path:
+    """``$variable/collafuse-edge``, with ``~/default`` in its place where the variable is unset.
+
+    Args:
+        variable: "XDG_CONFIG_HOME" or "XDG_CACHE_HOME".
+        default: ".config" or ".cache".
+        option: of the command line that names the place instead, for example "--key".
+
+    Raises:
+        ArtefactError: neither the variable nor a home folder exists.
+    """
+    base = os.environ.get(variable)
+    try:
+        return (Path(base) if base else expand("~") / default) / "collafuse-edge"
+    except InputError:
+        choice = "" if option is None else f"give {option}, or "
+        raise ArtefactError(f"there is no home folder here; {choice}set HOME or {variable} to a folder") from None
