@@ -188,6 +188,11 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     assert f"has {side}x{side} pixels; valid: at most {MAX_PIXELS}" in refusal(tmp_path / "a.png")
 
 
+def test_webp_is_held_to_half_of_it(tmp_path: Path) -> None:
+    Image.new("L", (16383, 2100)).save(tmp_path / "a.webp", quality=1, method=0)
+    assert f"has 16383x2100 pixels; valid: at most {MAX_PIXELS // 2}" in refusal(tmp_path / "a.webp")
+
+
 def test_frames_beyond_the_first_are_said(tmp_path: Path) -> None:
     frames = [Image.fromarray(GREYS), Image.fromarray(255 - GREYS)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
