@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     str,
     typer.Option(
-        "--data", help="Folder of images, .npz, idx(.gz), NIfTI file or folder, or phantom:POPULATION[:COUNT[:SEED]]."
+        "--data", help="Folder of images, .npz, idx(.gz), NIfTI or DICOM, or phantom:POPULATION[:COUNT[:SEED]]."
     ),
 ]
 SELECTION_OPTIONS: dict[str, tuple[Any, Any]] = {
