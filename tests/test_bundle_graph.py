@@ -1,4 +1,4 @@
-"""A bundle's files are read once and are files; its graph is one that a head needs; what fails while it runs is a line."""
+"""A bundle's files are read once; its graph is one that a head needs; what fails while it runs is one line."""
 
 import hashlib
 import json
@@ -188,7 +188,7 @@ def test_a_graph_that_fails_while_it_runs_is_one_line(
 
 @pytest.mark.parametrize("key", sorted(json.loads((default_head().path / MANIFEST).read_bytes()).keys()))
 def test_every_field_is_checked(bundle_dir: Path, key: str) -> None:
-    if key in ("format", "version", "sha256"):
+    if key in ("format", "version", "sha256", "files"):  # of the seal, or tried in test_bundle_damage
         return
     found = json.loads((bundle_dir / MANIFEST).read_bytes())[key]
     for odd in (value for value in ODD if value != found and (key != "float_layers" or value != ["x"])):

@@ -17,6 +17,7 @@ from collafuse_runtimes.bundle import (
     MODEL,
     HeadBundle,
     NetworkInfo,
+    check_graph,
     make_row_ranges,
     read_bundle,
     write_manifest,
@@ -132,6 +133,7 @@ def export_with_report(
         report.require_passed(f"the {precision} graph of {checkpoint_dir}")
         if comparison is not None and not force:
             comparison.require_worth_it()
+        check_graph(bundle)
         write_manifest(replace(bundle, parity=report.to_dict()))
     return read_bundle(out), comparison
 

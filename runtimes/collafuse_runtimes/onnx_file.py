@@ -14,9 +14,10 @@ DOMAINS = ("", "ai.onnx")
 _NAMES = """
     Abs Add And AveragePool BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos
     DepthToSpace DequantizeLinear Div Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool Greater
-    GroupNormalization HardSigmoid Identity InstanceNormalization LayerNormalization LeakyRelu Less Log MatMul Max MaxPool
-    Mean Min Mish Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMean ReduceSum Relu Reshape Resize
-    Round Shape Sigmoid Sin Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where
+    GroupNormalization HardSigmoid Identity InstanceNormalization LayerNormalization LeakyRelu Less Log MatMul Max
+    MaxPool Mean Min Mish Mul Neg Not Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMean ReduceSum Relu
+    Reshape Resize Round Shape Sigmoid Sin Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh
+    Transpose Unsqueeze Where
 """
 OPERATORS = frozenset(_NAMES.split())
 """Arithmetic on tensors. No control flow, sequences, random numbers, optional values or operators of a vendor: nothing
