@@ -133,10 +133,11 @@ def run_whole(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result:
 
 
 def refused(capfd: pytest.CaptureFixture[str], *arguments: object, code: int = 2, out: str | None = "") -> str:
-    """The one line a refused command prints, progress apart; ``out`` None where it may print results before."""
+    """The one line a refused command prints, progress and notes apart; ``out`` None where results may come before."""
     result = run_whole(capfd, *arguments)
     assert result.code == code, (arguments, result)
-    assert out is None or result.out == out, (arguments, result)
+    said = "".join(line for line in result.out.splitlines(keepends=True) if not line.startswith("note  "))
+    assert out is None or said == out, (arguments, result)
     lines = [line for line in result.err.splitlines() if not PROGRESS.fullmatch(line)]
     assert len(lines) == 1, (arguments, result)
     assert lines[0].startswith("error: "), (arguments, result)

@@ -116,3 +116,76 @@ def test_hounsfield_units_want_a_window(tmp_path: Path) -> None:
     loaded = load_images(str(tmp_path / "a.nii"), (1, 4, 4), Selection(window=(-1000.0, 0.0)))
     expected = np.clip((voxels[0, 0, 3] + 1000) / 1000, 0, 1)
     assert (loaded.images[3, 0, 3, 0] + 1) / 2 == pytest.approx(expected)
+
+
+def changed(path: Path, *changes: tuple[str, int, float]) -> Path:
+    """A sound small volume with other bytes in its header."""
+    nibabel.save(nibabel.Nifti1Image(np.ones((6, 6, 4), np.int16), np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    for kind, place, value in changes:
+        struct.pack_into(kind, data, place, value)
+    path.write_bytes(data)
+    return path
+
+
+NO_SFORM = (("<h", 252, 0), ("<h", 254, 0))
+HEADS: dict[str, tuple[tuple[tuple[str, int, float], ...], str]] = {
+    "voxels within the header": ((("<f", 108, 0),), "begin at byte 0; valid: 352 to"),
+    "voxels far behind it": ((("<f", 108, 1.5e9),), r"begin at byte 1\.5e\+09; valid: 352 to"),
+    "voxels nowhere": ((("<f", 108, float("nan")),), "begin at byte nan"),
+    "no width": ((*NO_SFORM, ("<f", 80, 0)), "voxels of 0 x 1 x 1 mm"),
+    "no number": ((*NO_SFORM, ("<f", 84, float("nan"))), "voxels of 1 x nan x 1 mm"),
+    "singular": ((("<f", 280, 0),), "no usable orientation"),
+    "unknown type": ((("<h", 70, 26996),), "data code 26996"),
+    "no intercept": ((("<f", 112, 1), ("<f", 116, float("nan"))), "invalid intercept nan"),
+    "several volumes": ((("<h", 40, 4), ("<h", 48, 2)), "one 3-D volume per file"),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_heads_of_volumes_are_judged_first(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes, said = HEADS[case]
+    with pytest.raises(InputError, match=said) as caught:
+        load_images(str(changed(tmp_path / "a.nii", *changes)), (1, 6, 6))
+    assert len(str(caught.value).splitlines()) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_volumes_without_sizes_are_square_and_negative_ones_positive(tmp_path: Path) -> None:
+    unset = changed(tmp_path / "a.nii", *NO_SFORM, *(("<f", place, 0.0) for place in (80, 84, 88)))
+    assert "volumes without voxel sizes taken as square" in load_images(str(unset), (1, 6, 6)).notes
+    negative = changed(tmp_path / "b.nii", *NO_SFORM, ("<f", 80, -2))
+    assert "stretched to square pixels of 1 mm: 4 images" in load_images(str(negative), (1, 6, 6)).notes
+
+
+@pytest.mark.parametrize(("name", "found"), [("a.nii", "a gzip file.*ends in .nii.gz"), ("a.nii.gz", "no gzip file")])
+def test_names_that_hide_the_compression_are_said(name: str, found: str, tmp_path: Path) -> None:
+    data = changed(tmp_path / "x.nii").read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name == "a.nii" else data)
+    with pytest.raises(InputError, match=found):
+        load_images(str(tmp_path / name), (1, 6, 6))
+
+
+@pytest.mark.parametrize("dimensions", [0, 5, 65, 255])
+def test_idx_of_absurd_dimensions(dimensions: int, tmp_path: Path) -> None:
+    path = tmp_path / "a-images-idx3-ubyte"
+    path.write_bytes(struct.pack(f">HBB{dimensions}I", 0, 8, dimensions, *[1] * dimensions) + b"a")
+    with pytest.raises(InputError, match=f"has {dimensions} dimensions; valid: 3"):
+        load_images(str(path), (1, 6, 6))
+
+
+def test_npz_of_other_shapes_says_what_to_do(tmp_path: Path) -> None:
+    for shape, said in (((), r"shape \(\); valid"), ((3, 1, 8, 8), r"channels come last: save images\.transpose")):
+        np.savez(tmp_path / "a.npz", images=np.zeros(shape, np.uint8))
+        with pytest.raises(InputError, match=said):
+            load_images(str(tmp_path / "a.npz"), (1, 6, 6))
+
+
+def test_an_encrypted_npz_is_one_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((1, 4, 4), np.uint8))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(InputError, match="encrypted"):
+        load_images(str(tmp_path / "a.npz"), (1, 6, 6))

@@ -5,40 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import done, run_cli
+from dicom_files import RAMP, WINDOW, colour, content, group, pydicom, write
 
 from collafuse_edge.data import ImageSet, Selection, load_images
-from collafuse_edge.data.dicom_slices import TAGS
 from collafuse_runtimes.errors import InputError
-
-pydicom = pytest.importorskip("pydicom")
-from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import JPEG2000, CTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
-
-MARK = "MARKERPATIENT"
-WINDOW = {"WindowCenter": 40, "WindowWidth": 400}
-RAMP = np.arange(16, dtype=np.uint16).reshape(4, 4) * 100
-
-
-def write(path: Path, pixels: np.ndarray = RAMP, *, z: float = 0.0, series: str = "1.2.3", **tags: Any) -> Path:
-    """One file; ``tags`` replace or, where None, remove what is usual."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    usual = {
-        "SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "SeriesInstanceUID": series,
-        "Modality": "MR", "PhotometricInterpretation": "MONOCHROME2", "SamplesPerPixel": 1, "BitsAllocated": 16,
-        "BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(pixels.dtype.kind == "i"), "PixelSpacing": [1, 1],
-        "Rows": pixels.shape[-2], "Columns": pixels.shape[-1], "ImagePositionPatient": [0, 0, z],
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-    }  # fmt: skip
-    for name, value in {**usual, **tags}.items():
-        if value is not None:
-            setattr(dataset, name, value)
-    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-    return path
 
 
 def read(path: Path, side: int = 4, **selection: Any) -> ImageSet:
@@ -81,7 +51,7 @@ def test_slices_are_sorted_by_position_not_by_name(tmp_path: Path) -> None:
     assert images[0] < images[1] < images[2] or np.allclose(
         images, np.clip([990 / 1030, 1010 / 1030, 1], 0, 1), atol=2e-3
     )
-    assert any("1 series of 3 slices, sorted by position" in note for note in read(tmp_path).notes)
+    assert any("slices sorted by position" in note for note in read(tmp_path).notes)
 
 
 def test_spacing_is_respected(tmp_path: Path) -> None:
@@ -110,41 +80,12 @@ def test_frames_of_one_file_are_slices(tmp_path: Path) -> None:
     np.testing.assert_allclose(unit(read(path, slices=(1, 2))), images[1:], atol=1e-6)
 
 
-def test_no_identifier_leaves_or_is_even_read(tmp_path: Path) -> None:
-    names = (
-        "PatientName",
-        "PatientID",
-        "PatientAddress",
-        "InstitutionName",
-        "ReferringPhysicianName",
-        "StudyDescription",
-    )
-    marks = {name: f"{MARK}{name}"[:60] for name in names}
-    folder = tmp_path / "series"
-    folder.mkdir()
-    write(folder / "a", **marks, StudyInstanceUID="1.2.777.1", StudyDate="19991231", AccessionNumber=MARK[:16])
-    assert {"PatientName", "PatientID", "StudyDate", "InstitutionName"} & set(TAGS) == set()
-    plan, shard = tmp_path / "plan.json", tmp_path / "a.shard"
-    done("init", "--size", 4, "--timesteps", 10, "--cut-ratio", 0.5, "--out", plan)
-    result = run_cli("upload", "--data", folder, "--plan", plan, "--key", tmp_path / "k", "--out", shard)
-    assert result.code == 0, result
-    written = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
-    for place in (
-        written,
-        result.out.encode(),
-        result.err.encode(),
-        repr(load_images(str(folder), (1, 4, 4))).encode(),
-    ):
-        assert MARK.encode() not in place
-        assert b"1.2.777.1" not in place
-        assert b"19991231" not in place
-
-
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no picture": ({"Rows": None, "Columns": None}, "has no picture"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation 'PALETTE COLOR'"),
     "too few pixels": ({"Rows": 400}, "cannot read the pixels"),
     "enormous": ({"Rows": 65535, "Columns": 65535}, "valid: at most"),
+    "no slope": ({"RescaleSlope": 0}, "RescaleSlope 0"),
     "zero spacing": ({"PixelSpacing": [0, 1]}, "no distance of pixels"),
 }
 
@@ -160,7 +101,8 @@ def test_what_cannot_be_used_is_one_line(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("syntax", "said"), [(JPEG2000, "JPEG 2000.*needs a decoder: pip install"), ("1.2.3", "cannot read")]
+    ("syntax", "said"),
+    [("1.2.840.10008.1.2.4.90", "JPEG 2000.*needs a decoder: pip install"), ("1.2.3", "cannot read")],
 )
 def test_pixels_that_cannot_be_decoded_are_one_line(syntax: str, said: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.dcm")
@@ -177,3 +119,80 @@ def test_a_name_alone_makes_no_dicom(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match=r"cannot read .*a\.dcm"):
         read(tmp_path / "a.dcm")
+
+
+def test_functional_groups_speak_for_their_frames(tmp_path: Path) -> None:
+    def frame(z: float, intercept: float) -> Any:
+        values = content(RescaleSlope=2, RescaleIntercept=intercept)
+        place = content(ImagePositionPatient=[0, 0, z])
+        return group(PlanePositionSequence=place, PixelValueTransformationSequence=values)
+
+    shared = group(
+        PixelMeasuresSequence=content(PixelSpacing=[2, 1]),
+        PlaneOrientationSequence=content(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+        FrameVOILUTSequence=content(WindowCenter=1000.5, WindowWidth=2001),
+    )
+    path = write(
+        tmp_path / "a.dcm", np.stack([RAMP[[0, 0]]] * 2), Modality="CT", NumberOfFrames=2, PixelSpacing=None,
+        ImagePositionPatient=None, ImageOrientationPatient=None, SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=[frame(10, 500), frame(-10, 0)],
+    )  # fmt: skip
+    images = unit(read(path))
+    np.testing.assert_allclose(images[0], np.broadcast_to(2 * RAMP[0] / 2000, (4, 4)), atol=2e-3)
+    np.testing.assert_allclose(images[1] - images[0], 0.25, atol=2e-3)
+    assert images.shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize(("kind", "darkest"), [("MONOCHROME1", 1000), ("MONOCHROME2", 100)])
+def test_padding_is_dark_whichever_way_round(kind: str, darkest: int, implicit: bool, tmp_path: Path) -> None:
+    pixels = np.array([[4000, 4001], [100, 1000]], np.uint16)
+    path = write(
+        tmp_path / "a.dcm", pixels, implicit=implicit, PhotometricInterpretation=kind, PixelPaddingValue=4000,
+        PixelPaddingRangeLimit=4001, WindowCenter=550.5, WindowWidth=901,
+    )  # fmt: skip
+    image = unit(read(path, side=2))[0]
+    np.testing.assert_allclose(image[0], 0, atol=1e-6)
+    assert image[1, int(darkest == 1000)] == pytest.approx(0)
+    assert image[1, int(darkest != 1000)] == pytest.approx(1)
+
+
+def test_colour_is_read_as_it_looks(tmp_path: Path) -> None:
+    rgb = np.array([[[200, 40, 90], [10, 250, 30]]] * 2, np.uint8)
+    plain = load_images(str(colour(tmp_path / "a.dcm", rgb, "RGB")), (3, 2, 2)).images
+    np.testing.assert_allclose((plain[0].transpose(1, 2, 0) + 1) / 2, rgb / 255, atol=1e-6)
+    from PIL import Image
+
+    ybr = np.asarray(Image.fromarray(rgb).convert("YCbCr"))
+    turned = load_images(str(colour(tmp_path / "b.dcm", ybr, "YBR_FULL")), (3, 2, 2)).images
+    np.testing.assert_allclose(turned, plain, atol=0.03)
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1)).reshape(2, 2, 3)
+    planar = colour(tmp_path / "c.dcm", planes, "RGB", PlanarConfiguration=1)
+    np.testing.assert_allclose(load_images(str(planar), (3, 2, 2)).images, plain, atol=1e-6)
+    with pytest.raises(InputError, match="is in colour: --window is for grey"):
+        read(tmp_path / "a.dcm", window=(0.0, 100.0))
+
+
+def test_without_positions_instance_numbers_decide_and_it_is_said(tmp_path: Path) -> None:
+    for name, number in (("a", 10), ("b", 2), ("c", 1)):
+        write(tmp_path / name, RAMP + np.uint16(number), ImagePositionPatient=None, InstanceNumber=number, **WINDOW)
+    loaded = read(tmp_path, window=(0.0, 2000.0))
+    assert (unit(loaded)[:, 0, 0] * 2000).round().tolist() == [1, 2, 10]
+    assert "slices without a position sorted by their instance numbers" in loaded.notes
+
+
+def test_files_without_a_picture_are_left_out_of_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "a", **WINDOW)
+    write(tmp_path / "DICOMDIR", Rows=None, Columns=None)
+    loaded = read(tmp_path)
+    assert len(loaded) == 1
+    assert "left out: DICOM files without a picture (DICOMDIR, reports, ...), 1" in loaded.notes
+
+
+def test_deflated_files_are_refused_before_they_grow(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"is deflated as a whole.*save it uncompressed"):
+        read(path)

@@ -57,6 +57,47 @@ def test_white_is_zero_is_the_same_picture_at_every_depth(tmp_path: Path) -> Non
     assert any("white-is-zero turned over" in note for note in read(sixteen).notes)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_byte_order_changes_nothing(order: str, photometric: int, tmp_path: Path) -> None:
+    wanted = GREYS if photometric else 255 - GREYS
+    path = tiff(tmp_path / "a.tif", GREYS.astype(np.uint16) * 257, 16, photometric, order=order)
+    np.testing.assert_allclose(unit(read(path)), wanted / 255, atol=1e-6)
+
+
+def packed_tiff(path: Path, rows: list[bytes], width: int, bits: int, photometric: int) -> Path:
+    """A TIFF whose pixels do not fill bytes."""
+    tiff(path, np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1), bits, photometric)
+    data = path.read_bytes()
+    entry = struct.pack("<HHI", 256, 4, 1)
+    path.write_bytes(data.replace(entry + struct.pack("<I", len(rows[0])), entry + struct.pack("<I", width)))
+    return path
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_one_and_twelve_bits_fill_the_range(photometric: int, tmp_path: Path) -> None:
+    one = packed_tiff(tmp_path / "1.tif", [bytes([0b10100000]), bytes([0b11110000])] * 2, 4, 1, photometric)
+    expected = np.array([[1, 0, 1, 0], [1, 1, 1, 1]] * 2)
+    np.testing.assert_array_equal(unit(read(one)), expected if photometric else 1 - expected)
+    row = bytes([0x00, 0x03, 0xE8, 0x7D, 0x0F, 0xFF])  # 0, 1000, 2000, 4095
+    twelve = packed_tiff(tmp_path / "12.tif", [row] * 4, 4, 12, photometric)
+    values = np.array([0, 1000, 2000, 4095]) / 4095
+    np.testing.assert_allclose(unit(read(twelve))[0], values if photometric else 1 - values, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_values_of_other_kinds_are_what_the_file_says(order: str, tmp_path: Path) -> None:
+    signed = tiff(tmp_path / "s8.tif", GREYS, 8, 1, sample_format=2, order=order)
+    assert "dtype int8, -120 to 119" in refusal(signed)
+    big = tiff(tmp_path / "u32.tif", GREYS.astype(np.uint32) << 24, 32, 1, order=order)
+    np.testing.assert_allclose(unit(read(big, window=(0.0, 255.0 * 2**24))), GREYS / 255, atol=1e-6)
+    for bits, kind in ((32, np.float32), (64, np.float64)):
+        path = tiff(tmp_path / "f.tif", (GREYS / 255).astype(kind), bits, 1, sample_format=3, order=order)
+        np.testing.assert_allclose(unit(read(path)), GREYS / 255, atol=1e-6)
+    negative = tiff(tmp_path / "w.tif", GREYS.astype(np.int16), 16, 0, sample_format=2, order=order)
+    assert "white-is-zero with int32 pixels, whose white nothing says" in refusal(negative)
+
+
 def test_signed_pixels_want_a_window_and_get_it(tmp_path: Path) -> None:
     values = np.array([[-1000, -200, 0, 40], [80, 240, 400, 1000]] * 2, np.int16)
     path = tiff(tmp_path / "ct.tif", values, 16, 1, sample_format=2)
@@ -147,8 +188,62 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     assert f"has {side}x{side} pixels; valid: at most {MAX_PIXELS}" in refusal(tmp_path / "a.png")
 
 
+def test_webp_is_held_to_half_of_it(tmp_path: Path) -> None:
+    Image.new("L", (16383, 2100)).save(tmp_path / "a.webp", quality=1, method=0)
+    assert f"has 16383x2100 pixels; valid: at most {MAX_PIXELS // 2}" in refusal(tmp_path / "a.webp")
+
+
 def test_frames_beyond_the_first_are_said(tmp_path: Path) -> None:
     frames = [Image.fromarray(GREYS), Image.fromarray(255 - GREYS)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert any("first of several frames taken" in note for note in read(tmp_path / "a.gif").notes)
     np.testing.assert_allclose(unit(read(tmp_path / "a.gif")), GREYS / 255, atol=1e-6)
+
+
+def test_max_value_leaves_eight_bits_their_white(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(tmp_path / "b.png")
+    assert (read(tmp_path, max_value=4095).images == 1).all()
+
+
+def test_a_colour_profile_is_said_to_be_ignored(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(GREYS).convert("RGB").save(tmp_path / "a.png", icc_profile=profile)
+    loaded = read(tmp_path / "a.png")
+    assert "colour profile ignored: 1 image" in loaded.notes
+    np.testing.assert_allclose(unit(loaded), GREYS / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "jpg", "webp", "gif", "bmp", "pgm"])
+def test_damaged_pictures_are_read_or_refused_in_one_line(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import random
+
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(GREYS.repeat(4, 0).repeat(4, 1)).save(path)
+    good, chance, refused = path.read_bytes(), random.Random(0), 0
+    for number in range(60):
+        data = bytearray(good)
+        for _ in range(chance.choice([1, 2, 5])):
+            data[chance.randrange(min(len(data), 200))] = chance.randrange(256)
+        path.write_bytes(data[: chance.randrange(len(data))] if number % 5 == 0 else data)
+        try:
+            read(path)
+        except InputError as error:
+            refused += 1
+            assert len(str(error).splitlines()) == 1
+    assert refused > 5
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.dcm", "a.nii", "a.npz", "a-idx3-ubyte"])
+def test_a_pipe_is_refused_instead_of_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    assert "neither a folder nor a regular file" in refusal(tmp_path / name)
+    Image.fromarray(GREYS).save(tmp_path / "b.png")
+    loaded = read(tmp_path)
+    assert len(loaded) == 1
+    assert "left out: files of other kinds (no regular file)" in loaded.notes

@@ -12,7 +12,8 @@ import pytest
 from collafuse_benchmarks.document import Document
 from collafuse_benchmarks.report_folder import ReportFolder
 from collafuse_edge.shard import Shard, write_shard
-from collafuse_runtimes.bundle import Golden, HeadBundle, NetworkInfo, make_row_ranges, write_golden, write_manifest
+from collafuse_runtimes.bundle import HeadBundle, NetworkInfo, make_row_ranges, write_manifest
+from collafuse_runtimes.golden import Golden, write_golden
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.plan_file import write_plan

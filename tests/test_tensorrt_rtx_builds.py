@@ -117,7 +117,6 @@ class Spy:
                         for i in range(config.num_compute_capabilities)
                     ],
                     "workspace": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
-                    "tactics": config.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM),
                     "profiles": config.num_optimization_profiles,
                 }
             )
@@ -132,14 +131,13 @@ def test_the_real_builder_takes_the_gpu_the_limits_and_both_profiles(
 ) -> None:
     spy = Spy(monkeypatch)
     bundle, model = graph("small", False, 20, "fp32")
-    built = build(bundle, model, opt_batch=1, target=Target(capability, 6 << 30))
+    built = build(bundle, model, opt_batch=1, target=Target(capability, 1 << 30))
     assert spy.seen == [
         {
             "user allocation": True,
             "tf32": False,
             "capabilities": [f"SM{capability.replace('.', '')}"],
-            "workspace": 1 << 30,
-            "tactics": 3 << 30,
+            "workspace": 1 << 29,
             "profiles": 2,
         }
     ]

@@ -44,7 +44,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     assert one.training["processes"] == 1
     assert abs(alone["loss"] - result["loss"]) < 1e-5
     start = flat({name: value.numpy() for name, value in build_network(one.network, 0).state_dict().items()})
-    for name in ("model", "ema"):
+    for name in ("model", "diffusion_pytorch_model"):
         alone, together = (flat(load_file(tmp_path / run / f"{name}.safetensors")) for run in ("one", "two"))
         # Adam divides by the gradient's size, so rounding alone can move a weight whose gradient is nearly zero:
         # the distance is taken over all weights, against the way they went. It is 1e-4; where both processes take the

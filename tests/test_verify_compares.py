@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from collafuse_runtimes.bundle import read_golden
 from collafuse_runtimes.engines import EngineOptions
 from collafuse_runtimes.errors import CheckFailed
+from collafuse_runtimes.golden import read_golden
 from collafuse_runtimes.verify import (
     TOLERANCES,
     Agreement,

@@ -5,8 +5,9 @@ from functools import lru_cache
 from typing import Any
 
 from collafuse_benchmarks.summary import summarise
-from collafuse_runtimes.bundle import HeadBundle, read_golden
+from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.errors import InputError, PlanMismatch
+from collafuse_runtimes.golden import read_golden
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.samplers import Sampler

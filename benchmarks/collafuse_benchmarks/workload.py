@@ -17,7 +17,6 @@ from collafuse_runtimes.images import encode_png
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan
 from collafuse_runtimes.scratch import scratch_folder
-from collafuse_runtimes.sealed import sha256_file
 from collafuse_runtimes.verify import compare, tolerance_of, verify_engine
 
 ROTATION = 4
@@ -132,7 +131,7 @@ def describe_subject(bundle: HeadBundle, handover: Handover, steps: int) -> dict
     """What was measured, JSON-ready."""
     return {
         "bundle": bundle.path.name,
-        "model_sha256": sha256_file(bundle.model_path),
+        "model_sha256": bundle.model_sha256,
         "network": asdict(bundle.network),
         "plan": bundle.plan.to_dict(),
         "fingerprint": bundle.plan.fingerprint,

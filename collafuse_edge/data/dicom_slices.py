@@ -1,8 +1,4 @@
-"""Slices of DICOM series, read with pydicom.
-
-Only the tags in ``TAGS`` are read from a file: what a picture is made of. No name, date, identifier or comment is ever
-in memory, so none can leave. A series' identifier groups its files and is not shown.
-"""
+"""Slices of DICOM series, read with pydicom; what a file says of them is in ``dicom_header``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.data.bounded import require_memory
+from collafuse_edge.data.dicom_header import MAX_PIXELS, PIXEL_TAGS, Frame, Header, quiet, read_header, read_tags
 from collafuse_edge.data.image_set import Float32Array, Source
 from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.pixels import isotropic
@@ -22,40 +19,35 @@ from collafuse_edge.data.volumes import scale_volume, slice_bounds
 from collafuse_runtimes.errors import InputError
 
 EXTENSIONS = (".dcm", ".dicom", ".ima")
-TAGS = (
-    "SeriesInstanceUID", "Modality", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
-    "PixelSpacing", "ImagerPixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PixelPaddingValue",
-)  # fmt: skip
-_PIXELS = ("PixelData",)
 _MAGIC_AT, _MAGIC = 128, b"DICM"
-MAX_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """One frame of one file.
+    """Frame ``index`` of a file."""
 
-    Attributes:
-        series: what groups files; never shown.
-        order: (position along the slices' normal or 0, instance number, frame).
-    """
+    header: Header
+    index: int
 
-    path: Path
-    frame: int
-    series: str
-    order: tuple[float, int, int]
+    @property
+    def frame(self) -> Frame:
+        return self.header.frames[self.index]
+
+    @property
+    def number(self) -> tuple[int, int]:
+        return self.header.number, self.index
 
 
 def is_dicom(path: Path) -> bool:
-    """By name, or by the four letters after the preamble."""
-    if path.name.lower().endswith(EXTENSIONS):
-        return True
+    """By name, or by the four letters after the preamble; never anything but a regular file."""
     try:
+        if not path.is_file():
+            return False
+        if path.name.lower().endswith(EXTENSIONS):
+            return True
         with path.open("rb") as stream:
             return stream.read(_MAGIC_AT + 4)[_MAGIC_AT:] == _MAGIC
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -63,70 +55,90 @@ def open_series(paths: list[Path], slices: tuple[int, int] | None, scaling: Scal
     """Slices of every series among the files, each in the order of its positions.
 
     Stored values become real ones by slope and intercept. Black and white are --window's, else the file's own window,
-    else those of ``scale_volume``. MONOCHROME1 is turned over. Slices are stretched to square pixels.
+    else those of ``scale_volume``. MONOCHROME1 is turned over. Slices are stretched to square pixels. Of several files
+    those without a picture are left out.
 
     Args:
         slices: START and STOP of the slices to take from every series; None means all.
 
     Raises:
-        InputError: pydicom is missing; a file cannot be read, has no pixels or needs a decoder that is not installed;
-            a series has fewer slices than were asked for.
+        InputError: pydicom is missing; a file cannot be read or needs a decoder that is not installed; none has
+            pixels; a series has fewer slices than were asked for; a maximal value was given.
     """
-    frames = [frame for path in paths for frame in _frames(path)]
-    frames.sort(key=lambda frame: (frame.series, frame.order))
+    scale, notes = scaling or Scaling(), Notes()
+    if scale.max_value is not None:
+        raise InputError(
+            f"--max-value does not fit {paths[0]}: DICOM says itself how stored values are meant; leave it out or give "
+            "--window"
+        )
     chosen: list[list[_Slice]] = []
     lengths = []
-    for _, group in groupby(frames, key=lambda frame: frame.series):
-        series = list(group)
+    for series in _all_series(paths, notes):
         lengths.append(len(series))
         chosen.append([series[i] for i in slice_bounds(f"a series of {paths[0].parent}", len(series), slices)])
-    table = [frame for series in chosen for frame in series]
-    scale = scaling or Scaling()
-    source = Source(len(table), lambda rows: _planes([table[row] for row in rows], scale, source.notes))
-    source.notes.say(f"{len(lengths)} series of {', '.join(map(str, lengths[:12]))} slices, sorted by position")
-    return source
+    notes.say(f"{len(lengths)} series of {', '.join(map(str, lengths[:12]))} slices")
+    table = [(number, member) for number, series in enumerate(chosen) for member in series]
+    return Source(len(table), lambda rows: _planes([table[row] for row in rows], scale, notes), notes=notes)
 
 
-def _planes(wanted: list[_Slice], scaling: Scaling, notes: Notes) -> Iterator[Float32Array]:
-    for _, group in groupby(wanted, key=lambda frame: frame.series):
-        yield from _series(list(group), scaling, notes)
+def _all_series(paths: list[Path], notes: Notes) -> list[list[_Slice]]:
+    headers = [header for path in paths if (header := read_header(path)) is not None]
+    if not headers:
+        raise InputError(f"{paths[0]} has no picture (no Rows and Columns); leave it out, for example with --exclude")
+    if len(headers) < len(paths):
+        notes.say(f"left out: DICOM files without a picture (DICOMDIR, reports, ...), {len(paths) - len(headers)}")
+    headers.sort(key=lambda header: header.series)
+    groups = [list(group) for _, group in groupby(headers, key=lambda header: header.series)]
+    return [_in_order([_Slice(h, i) for h in group for i in range(len(h.frames))], notes) for group in groups]
 
 
-def _series(frames: list[_Slice], scaling: Scaling, notes: Notes) -> Iterator[Float32Array]:
+def _in_order(series: list[_Slice], notes: Notes) -> list[_Slice]:
+    placed = [member.frame.position for member in series]
+    if None in placed:
+        notes.say("slices without a position sorted by their instance numbers")
+        return sorted(series, key=lambda member: member.number)
+    notes.say("slices sorted by position")
+    return sorted(series, key=lambda member: (member.frame.position, member.number))
+
+
+def _planes(wanted: list[tuple[int, _Slice]], scaling: Scaling, notes: Notes) -> Iterator[Float32Array]:
+    for _, group in groupby(wanted, key=lambda row: row[0]):
+        yield from _series([member for _, member in group], scaling, notes)
+
+
+def _series(members: list[_Slice], scaling: Scaling, notes: Notes) -> Iterator[Float32Array]:
     """Images of one series; all of it is in memory, so that it is scaled as a whole."""
-    planes, headers = [], []
-    taken = 0
-    for path, of_file in groupby(frames, key=lambda frame: frame.path):
-        header, pixels = _decoded(path)
-        for frame in of_file:
-            planes.append(_real_values(header, pixels[frame.frame]))
-            headers.append(header)
-            taken += planes[-1].size
-            if taken > MAX_PIXELS:
-                raise InputError(f"a series of {path.parent} has more than {MAX_PIXELS} pixels; choose with --slices")
-    if not planes:
-        return
-    window = scaling.window or _own_window(headers)
-    name = f"the series of {frames[0].path}"
-    if planes[0].ndim == 3:
-        units = [plane / np.float32(2 ** int(headers[0].get("BitsStored", 8)) - 1) for plane in planes]
-    elif window is not None:
-        units = [windowed(plane, window) for plane in planes]
+    first = members[0].header.path
+    pixels = sum(member.header.rows * member.header.columns for member in members)
+    if pixels > MAX_PIXELS:
+        raise InputError(f"a series of {first.parent} has more than {MAX_PIXELS} pixels; choose with --slices")
+    require_memory(f"the series of {first}", 12 * pixels)
+    planes: list[Float32Array] = []
+    for header, of_file in groupby(members, key=lambda member: member.header):
+        stored = _decoded(header)
+        planes += [_real_values(member, stored[member.index]) for member in of_file]
+    grey = [row for row, plane in enumerate(planes) if plane.ndim == 2]
+    if grey:
+        scaled = _scaled([members[row] for row in grey], [planes[row] for row in grey], scaling, notes)
+        for row, unit in zip(grey, scaled, strict=True):
+            planes[row] = unit
+    for member, plane in zip(members, planes, strict=True):
+        if plane.ndim == 3 and scaling.window is not None:
+            raise InputError(f"{member.header.path} is in colour: --window is for grey pictures; leave it out")
+        yield _square(member, _turned(member, plane, notes), notes)
+
+
+def _scaled(members: list[_Slice], planes: list[Float32Array], scaling: Scaling, notes: Notes) -> list[Float32Array]:
+    """Grey planes of one series in [0, 1]."""
+    window = scaling.window or members[len(members) // 2].frame.window
+    if window is not None:
         notes.say(_window_note(window, scaling.window is None))
-    else:
-        units = _scaled_together(name, planes, headers[0], scaling, notes)
-    for header, unit, frame in zip(headers, units, frames, strict=True):
-        yield _square(frame.path, header, _turned(header, unit, notes), notes)
-
-
-def _scaled_together(
-    name: str, planes: list[Float32Array], header: Any, scaling: Scaling, notes: Notes
-) -> list[Float32Array]:
+        return [windowed(plane, window) for plane in planes]
+    name = f"the series of {members[0].header.path}"
     low, high = min(float(p.min()) for p in planes), max(float(p.max()) for p in planes)
-    if header.get("Modality") == "CT" or low <= HOUNSFIELD:
+    if members[0].header.is_ct or low <= HOUNSFIELD:
         raise hounsfield(name, low, high)
-    flat = np.concatenate([plane.reshape(-1) for plane in planes])
-    whole = scale_volume(name, flat, scaling, notes)
+    whole = scale_volume(name, np.concatenate([plane.reshape(-1) for plane in planes]), scaling, notes)
     ends = np.cumsum([plane.size for plane in planes])
     return [part.reshape(p.shape) for part, p in zip(np.split(whole, ends[:-1]), planes, strict=True)]
 
@@ -136,125 +148,67 @@ def _window_note(window: Window, own: bool) -> str:
     return f"window {window[0]:g}:{window[1]:g} ({whose}) mapped to black and white"
 
 
-def _own_window(headers: list[Any]) -> Window | None:
-    """The window of the series' middle file (PS3.3 C.11.2.1.2, linear), or None."""
-    header = headers[len(headers) // 2]
-    center, width = _first_number(header.get("WindowCenter")), _first_number(header.get("WindowWidth"))
-    if center is None or width is None or not width > 1:
-        return None
-    return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
-
-
-def _turned(header: Any, unit: Float32Array, notes: Notes) -> Float32Array:
-    if header.get("PhotometricInterpretation") == "MONOCHROME1":
+def _turned(member: _Slice, unit: Float32Array, notes: Notes) -> Float32Array:
+    if member.header.photometric == "MONOCHROME1":
         notes.add("MONOCHROME1 turned over")
         turned: Float32Array = np.float32(1) - unit
         return turned
     return unit
 
 
-def _square(path: Path, header: Any, unit: Float32Array, notes: Notes) -> Float32Array:
-    spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
+def _square(member: _Slice, unit: Float32Array, notes: Notes) -> Float32Array:
+    spacing = member.frame.spacing
     if spacing is None:
         notes.add("no pixel spacing, taken as square")
         return unit
     try:
-        rows, columns = (float(value) for value in spacing)
-        image = isotropic(unit, rows, columns)
-    except (ValueError, TypeError, InputError) as error:
-        raise InputError(f"{path}: {error}") from None
+        image = isotropic(unit, *spacing)
+    except InputError as error:
+        raise InputError(f"{member.header.path}: {error}") from None
     if image is not unit:
-        notes.add(f"stretched to square pixels of {min(rows, columns):g} mm")
+        notes.add(f"stretched to square pixels of {min(spacing):g} mm")
     return image
 
 
-def _real_values(header: Any, stored: npt.NDArray[Any]) -> Float32Array:
-    """Stored values by RescaleSlope and RescaleIntercept; padding becomes the smallest other value."""
-    slope, intercept = _first_number(header.get("RescaleSlope")), _first_number(header.get("RescaleIntercept"))
+def _real_values(member: _Slice, stored: npt.NDArray[Any]) -> Float32Array:
+    """Stored values by RescaleSlope and RescaleIntercept, colour in [0, 1]; padding as dark as the darkest pixel."""
+    header, frame = member.header, member.frame
     if stored.ndim == 3:
-        return stored.astype(np.float32)
-    values: Float32Array = stored * np.float32(1 if slope is None else slope) + np.float32(intercept or 0)
-    padding = _first_number(header.get("PixelPaddingValue"))
-    if padding is not None:
-        padded = stored == padding
+        colour: Float32Array = stored.astype(np.float32) / np.float32(2**header.bits - 1)
+        return colour.clip(0, 1)
+    values: Float32Array = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{header.path} holds NaN or Inf; mend it or leave it out")
+    if header.padding is not None:
+        padded = (stored >= header.padding[0]) & (stored <= header.padding[1])
         if padded.any() and not padded.all():
-            values[padded] = values[~padded].min()
-    return values.astype(np.float32, copy=False)
+            darkest = np.max if header.photometric == "MONOCHROME1" else np.min
+            values[padded] = darkest(values[~padded])
+    return values
 
 
-def _frames(path: Path) -> list[_Slice]:
-    header = _read(path, TAGS, stop_before_pixels=True)
-    rows, columns, count = (header.get(name) for name in ("Rows", "Columns", "NumberOfFrames"))
-    frames = int(count or 1)
-    if not rows or not columns or frames < 1:
-        raise InputError(f"{path} has no picture (no Rows and Columns); leave it out, for example with --exclude")
-    if int(rows) * int(columns) * frames > MAX_PIXELS:
-        raise InputError(
-            f"{path} has {columns}x{rows} pixels in {frames} frames; valid: at most {MAX_PIXELS}; split it"
-        )
-    position = _position(header)
-    number = int(_first_number(header.get("InstanceNumber")) or 0)
-    series = str(header.get("SeriesInstanceUID", path))
-    return [_Slice(path, frame, series, (position, number, frame)) for frame in range(frames)]
-
-
-def _position(header: Any) -> float:
-    """Along the normal of the slices, millimetres; 0 where the file does not say."""
+def _decoded(header: Header) -> npt.NDArray[Any]:
+    """Stored values (frames, h, w) or (frames, h, w, 3)."""
+    require_memory(str(header.path), 4 * header.rows * header.columns * len(header.frames))
+    found: Any = None
     try:
-        across, down = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
-        return float(np.cross(across, down) @ np.array(header.ImagePositionPatient, np.float64))
-    except (AttributeError, ValueError, TypeError):
-        return 0.0
-
-
-def _decoded(path: Path) -> tuple[Any, npt.NDArray[Any]]:
-    """(header, stored values (frames, h, w) or (frames, h, w, 3))."""
-    header = _read(path, (*TAGS, *_PIXELS))
-    kind = str(header.get("PhotometricInterpretation", ""))
-    if not kind.startswith(("MONOCHROME", "RGB", "YBR")):
-        raise InputError(f"{path} has photometric interpretation {kind!r}; valid: MONOCHROME1, MONOCHROME2, RGB, YBR")
-    require_memory(str(path), 4 * int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1))
-    try:
-        pixels = np.asarray(header.pixel_array)
-    except MemoryError:
+        with quiet():
+            found = read_tags(header.path, (*PIXEL_TAGS, "PixelData"))
+            pixels = np.asarray(found.pixel_array)
+            colour = (3,) if int(found.get("SamplesPerPixel") or 1) == 3 else ()
+            return pixels.reshape(len(header.frames), header.rows, header.columns, *colour)
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom and its decoders raise kinds without a common base
         reason = " ".join(str(error).split())[:200]
-        decoder = _decoder_hint(header)
-        raise InputError(f"cannot read the pixels of {path}: {reason}{decoder}") from None
-    shape = (int(header.Rows), int(header.Columns))
-    colour = (3,) if int(header.get("SamplesPerPixel", 1)) == 3 else ()
-    return header, pixels.reshape(-1, *shape, *colour)
+        raise InputError(f"cannot read the pixels of {header.path}: {reason}{_decoder_hint(found)}") from None
 
 
-def _decoder_hint(header: Any) -> str:
+def _decoder_hint(found: Any) -> str:
     try:
-        syntax = header.file_meta.TransferSyntaxUID
+        syntax = found.file_meta.TransferSyntaxUID
         name = syntax.name if syntax.is_compressed else None
-    except (AttributeError, ValueError):  # no transfer syntax, or one that DICOM does not know
+    except Exception:  # no transfer syntax, or one that DICOM does not know
         name = None
     packages = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-    return f" ({name} needs a decoder: {packages}, or save it uncompressed)" if name else ""
-
-
-def _read(path: Path, tags: tuple[str, ...], *, stop_before_pixels: bool = False) -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise InputError(f"reading {path} needs pydicom; pip install 'collafuse-edge[dicom]'") from error
-    try:
-        return pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels=stop_before_pixels)
-    except MemoryError:
-        raise
-    except Exception as error:  # InvalidDicomError, OSError, struct.error, NotImplementedError, ... share no base
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"cannot read {path}: {reason}; fetch it again or leave it out") from None
-
-
-def _first_number(value: Any) -> float | None:
-    """A tag's number, of several the first; None where there is none."""
-    try:
-        first = value[0] if isinstance(value, list | tuple) or hasattr(value, "__iter__") else value
-        return None if first is None or first == "" else float(first)
-    except (TypeError, ValueError, IndexError):
-        return None
+    return f" ({name} needs a decoder: {packages}, or save it uncompressed)" if name else "; fetch it again"

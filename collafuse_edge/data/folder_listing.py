@@ -27,6 +27,9 @@ def list_files(root: Path, is_known: Callable[[Path], bool], notes: Notes) -> li
     for path in sorted(_walk(root, notes), key=lambda path: path.parts):
         if path.name in _JUNK:
             continue
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            others.add("no regular file")
+            continue
         known = is_known(path)
         if path.name.startswith("."):
             hidden += known

@@ -33,7 +33,7 @@ def open_idx(path: Path, scaling: Scaling | None = None) -> Source:
 def _labels_beside(images: Path) -> Path | None:
     name, replaced = re.subn(r"images([-.])idx\d", r"labels\1idx1", images.name.removesuffix(".gz"))
     candidates = [images.with_name(name + suffix) for suffix in ("", ".gz")] if replaced else []
-    return next((path for path in candidates if path.exists()), None)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
@@ -47,9 +47,14 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
                 f"{path} starts with {head[:4].hex(' ')}; valid: 00 00 08 and the dimensions (idx of ubyte)"
             )
         start, size = 4 + 4 * dimensions, math.prod(shape)
+        if not 1 <= dimensions <= 4:
+            raise InputError(f"{path} has {dimensions} dimensions; valid: 3, 4 for colour, or 1 for labels")
         if path.suffix == ".gz":
             require_room(path, path.stat().st_size, size)
-        data = _first_bytes(path, start + size) if path.suffix == ".gz" else path.read_bytes()
+        elif path.stat().st_size < start + size:
+            size_found = path.stat().st_size - start
+            raise InputError(f"{path} has {size_found} bytes for shape {shape}: damaged or truncated; fetch it again")
+        data = _first_bytes(path, start + size)
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise InputError(f"cannot read {path}: damaged or truncated ({error}); fetch it again") from error
     if len(data) - start != size:

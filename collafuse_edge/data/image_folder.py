@@ -1,8 +1,6 @@
 """Picture files, read with Pillow."""
 
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,20 @@ MAX_PIXELS = 1 << 26
 LONG_SIDE = 4096
 """Longer ones are averaged down by a whole factor before anything else, the largest plan's side being this."""
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339
-_WHITE_IS_ZERO, _SIGNED, _ALPHA_IN_FLOATS = 0, 2, 1 << 22
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_ALPHA_IN_FLOATS, _BAND = 1 << 22, 1 << 20
+"""Pixels: a picture beyond the first keeps 8 bits under its transparency; worked on at a time."""
+_TIFF_KINDS = {
+    (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+    (b"II", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"II", 0, (2,), 1, (16,), ()): ("I", "I;16S"),
+    (b"MM", 0, (2,), 1, (16,), ()): ("I", "I;16BS"),
+    (b"MM", 1, (1,), 1, (32,), ()): ("I", "I;32B"),
+    (b"II", 1, (3,), 1, (64,), ()): ("F", "F;64F"),
+    (b"MM", 1, (3,), 1, (64,), ()): ("F", "F;64BF"),
+}
+"""Byte order, photometric interpretation, sample format, fill order, bits, further samples: mode and raw mode."""
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 """EXIF orientation to quarter turns to the left and a mirror image, left and right, after them."""
 
@@ -57,31 +68,46 @@ def _read_all(paths: list[Path], scaling: Scaling, notes: Notes) -> Iterator[Flo
 
 def _read(path: Path, scaling: Scaling, notes: Notes) -> npt.NDArray[Any]:
     """Decoded, turned upright; stored values."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # doubtful metadata; the pixels are judged by what is read
-            _require_size(path, image)
-            if getattr(image, "n_frames", 1) > 1:
-                notes.add("first of several frames taken")
-            pixels = _pixels(image, path, scaling, notes)
-            return _upright(_shortened(pixels), _orientation(image), notes)
+            with _open(path) as image:
+                _require_size(path, image)
+                if getattr(image, "is_animated", False):
+                    notes.add("first of several frames taken")
+                if image.info.get("icc_profile"):
+                    notes.add("colour profile ignored")
+                pixels = _pixels(image, path, scaling, notes)
+                return _upright(_shortened(pixels, notes), _orientation(image), notes)
+    except (InputError, MemoryError):
+        raise
     except UnidentifiedImageError:
         raise InputError(
             f"cannot read image {path}: Pillow finds none of {', '.join(FORMATS)} in it (another format, an "
             "unusual kind, or damaged); replace or remove it"
         ) from None
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files bring Pillow to IndexError, KeyError, TypeError and more
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"cannot read image {path}: {reason}; replace or remove it") from error
 
 
+def _open(path: Path) -> "Image.Image":
+    """By Pillow, for TIFF with kinds that its table lacks and its decoders know."""
+    from PIL import Image, TiffImagePlugin
+
+    for key, value in _TIFF_KINDS.items():
+        TiffImagePlugin.OPEN_INFO.setdefault(key, value)
+    return Image.open(path, formats=FORMATS)
+
+
 def _require_size(path: Path, image: "Image.Image") -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    most = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS  # its decoder holds three copies of four bytes
+    if width * height > most:
         raise InputError(
-            f"{path} has {width}x{height} pixels; valid: at most {MAX_PIXELS}; shrink it, or check where it is from"
+            f"{path} has {width}x{height} pixels; valid: at most {most}; shrink it, or check where it is from"
         )
     if not width * height:
         raise InputError(f"{path} has {width}x{height} pixels; remove it")
@@ -89,33 +115,30 @@ def _require_size(path: Path, image: "Image.Image") -> None:
 
 def _pixels(image: "Image.Image", path: Path, scaling: Scaling, notes: Notes) -> Any:
     """(h, w) or (h, w, 3): unsigned integers, floats, or whole numbers that need a window."""
-    bands = image.getbands()
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _deep(image, path, scaling, notes)
-    if "A" in bands or "a" in bands or "transparency" in image.info:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         notes.add("transparency made black")
         return _on_black(image)
-    if image.mode == "1":
-        return np.asarray(image.convert("L"))
-    if image.mode in ("L", "RGB"):
-        return np.asarray(image)
-    return np.asarray(image.convert("RGB"))
+    if image.mode not in ("1", "L"):
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if image.format == "TIFF" and _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:  # done by Pillow
+        notes.add("white-is-zero turned over")
+    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    signed = image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT, 1) == _SIGNED
+    return pixels.view(np.int8) if signed else pixels
 
 
 def _deep(image: "Image.Image", path: Path, scaling: Scaling, notes: Notes) -> Any:
     """One channel of more than 8 bits."""
-    tags = dict(getattr(image, "tag_v2", {}))
-    pixels = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        bits = int(_first(tags.get(_BITS), 16))
+    pixels, bits = np.asarray(image), int(_tag(image, _BITS, 16))
+    signed = _tag(image, _SAMPLE_FORMAT, 1) == _SIGNED
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format != "TIFF"):  # PGM, once PNG of 16 bits
         pixels = pixels.astype(np.uint16)
-        if _first(tags.get(_SAMPLE_FORMAT), 1) == _SIGNED:
-            pixels = pixels.view(np.int16)
-    elif image.mode == "I" and image.format != "TIFF":  # PGM and, once, PNG of 16 bits
-        bits, pixels = 16, pixels.astype(np.uint16)
-    else:
-        bits = 32
-    if _first(tags.get(_PHOTOMETRIC), 1) == _WHITE_IS_ZERO:
+        pixels = pixels.view(np.int16) if signed else pixels
+    elif image.mode == "I" and bits == 32 and not signed:
+        pixels = pixels.view(np.uint32)
+    if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
         notes.add("white-is-zero turned over")
         pixels = _turned_over(path, pixels, bits)
     if 8 < bits < 16 and pixels.dtype == np.uint16 and scaling.window is None and scaling.max_value is None:
@@ -132,21 +155,23 @@ def _turned_over(path: Path, pixels: npt.NDArray[Any], bits: int) -> npt.NDArray
     raise InputError(f"{path} is white-is-zero with {pixels.dtype} pixels, whose white nothing says; convert it")
 
 
-def _first(value: Any, default: int) -> Any:
-    """A tag's value: one number, or the first of several."""
-    found = default if value is None else value
-    return found[0] if isinstance(found, tuple) and found else found
+def _tag(image: "Image.Image", number: int, default: int) -> Any:
+    """A TIFF tag's number, of several the first; ``default`` where there is none."""
+    value = getattr(image, "tag_v2", {}).get(number, default)
+    return value[0] if isinstance(value, tuple) and value else value
 
 
 def _on_black(image: "Image.Image") -> Any:
-    from PIL import Image
-
-    rgba = image.convert("RGBA")
-    if rgba.width * rgba.height > _ALPHA_IN_FLOATS:  # in 8 bits, to a quarter of the memory
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-        return np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
-    unit = np.asarray(rgba).astype(np.float32) / np.float32(255)
-    return unit[..., :3] * unit[..., 3:]
+    """A band of rows at a time, so that a large picture is not in memory four times."""
+    width, height = image.size
+    fine = width * height <= _ALPHA_IN_FLOATS
+    black = np.empty((height, width, 3), np.float32 if fine else np.uint8)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        rgba = np.asarray(image.crop((0, top, width, min(top + rows, height))).convert("RGBA")).astype(np.float32)
+        band = rgba[..., :3] * rgba[..., 3:] / np.float32(255)
+        black[top : top + rows] = band / np.float32(255) if fine else np.rint(band)
+    return black
 
 
 def _orientation(image: "Image.Image") -> int:
@@ -167,20 +192,14 @@ def _upright(pixels: npt.NDArray[Any], orientation: int, notes: Notes) -> npt.ND
     return turned[:, ::-1] if mirrored else turned
 
 
-def _shortened(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Averaged over blocks until no side is longer than ``LONG_SIDE``, a band of rows at a time."""
+def _shortened(pixels: npt.NDArray[Any], notes: Notes) -> npt.NDArray[Any]:
+    """Averaged over blocks until no side is longer than ``LONG_SIDE``."""
+    from PIL import Image
+
     factor = -(-max(pixels.shape[:2]) // LONG_SIDE)
     if factor == 1:
         return pixels
-    bands = [_block_means(pixels[top : top + factor], factor) for top in range(0, len(pixels), factor)]
-    means = np.stack(bands)
+    notes.add(f"longer than {LONG_SIDE}, averaged down first")
+    plain = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)  # modes L, RGB and F
+    means = np.asarray(Image.fromarray(np.ascontiguousarray(plain)).reduce(factor))
     return (means if pixels.dtype.kind == "f" else np.rint(means)).astype(pixels.dtype)
-
-
-def _block_means(band: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float64]:
-    """(rows, w[, 3]) -> (ceil(w / factor)[, 3])."""
-    rows = band.mean(axis=0, dtype=np.float64)
-    starts = np.arange(0, len(rows), factor)
-    sums = np.add.reduceat(rows, starts, axis=0)
-    lengths = np.diff([*starts, len(rows)]).astype(np.float64)
-    return sums / lengths.reshape(-1, *[1] * (sums.ndim - 1))

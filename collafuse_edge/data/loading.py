@@ -100,6 +100,8 @@ def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, 
         from collafuse_edge.data.folders import open_folder
 
         return open_folder(source, path, selection, notes)
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{source} is neither a folder nor a regular file; give the path of {KINDS}")
     _refuse_unused(source, selection, *_OF_FOLDERS)
     return (_open_file(source, path, selection),)
 

@@ -1,6 +1,9 @@
 """Axial slices of NIfTI volumes, read with nibabel."""
 
+import logging
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy.typing as npt
 
 from collafuse_edge.data.bounded import require_memory, require_room
 from collafuse_edge.data.image_set import Float32Array, Source
+from collafuse_edge.data.nifti_header import require_sane
 from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.pixels import isotropic
 from collafuse_edge.data.scaling import Scaling
@@ -33,11 +37,13 @@ def open_volumes(paths: list[Path], slices: tuple[int, int] | None, scaling: Sca
         InputError: nibabel is missing; a volume cannot be read, is not 3-D, is larger than ``MAX_VOXELS``, holds NaN or
             Inf or Hounsfield units without a window (while reading), or has fewer slices than were asked for.
     """
+    notes = Notes()
+    for path in paths:
+        require_sane(path, notes)
     depths = {path: _depth(path) for path in paths}
     table = [(path, index) for path in paths for index in slice_bounds(str(path), depths[path], slices)]
     scale = scaling or Scaling()
-    source = Source(len(table), lambda rows: _planes([table[row] for row in rows], scale, source.notes))
-    return source
+    return Source(len(table), lambda rows: _planes([table[row] for row in rows], scale, notes), notes=notes)
 
 
 def _planes(wanted: list[tuple[Path, int]], scaling: Scaling, notes: Notes) -> Iterator[Float32Array]:
@@ -66,7 +72,10 @@ def _depth(path: Path) -> int:
 
     image = _load(path)
     try:
-        axes = nibabel.io_orientation(image.affine)[:, 0]
+        with _quiet():
+            axes = nibabel.io_orientation(image.affine)[:, 0]
+        if not np.isfinite(axes).all():
+            raise ValueError("an axis without direction")
         return int(image.shape[list(axes).index(_AXIAL)])
     except Exception as error:  # of a singular affine numpy and nibabel raise several kinds
         raise InputError(f"{path} has no usable orientation ({_short(error)}); give it a valid affine") from error
@@ -78,10 +87,11 @@ def _volume(path: Path, scaling: Scaling, notes: Notes) -> tuple[Float32Array, t
     from nibabel.affines import voxel_sizes
 
     try:
-        image = nibabel.as_closest_canonical(_load(path))
-        values: Float32Array = image.get_fdata(dtype=np.float32, caching="unchanged")
-        x, y, _ = (float(side) for side in voxel_sizes(image.affine))
-    except MemoryError:
+        with _quiet():
+            image = nibabel.as_closest_canonical(_load(path))
+            values: Float32Array = image.get_fdata(dtype=np.float32, caching="unchanged")
+            x, y, _ = (float(side) for side in voxel_sizes(image.affine))
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # nibabel's errors, numpy's and zlib's share no base
         raise _unreadable(path, error) from error
@@ -104,7 +114,8 @@ def _load(path: Path) -> Any:
     except ImportError as error:
         raise InputError(f"reading {path} needs nibabel; pip install 'collafuse-edge[train]'") from error
     try:
-        image = nibabel.load(path)
+        with _quiet():
+            image = nibabel.load(path)
         shape, dtype = tuple(int(n) for n in image.shape), np.dtype(image.get_data_dtype())
         start = int(image.dataobj.offset)
     except Exception as error:  # HeaderDataError, ImageFileError, OSError and more share no base
@@ -130,7 +141,21 @@ def _require_size(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, star
         require_room(path, found, size)
     elif found < size:
         raise InputError(f"{path} has {found} bytes and announces {size}: truncated or damaged; fetch it again")
-    require_memory(str(path), 4 * voxels)
+    require_memory(str(path), 12 * voxels)  # float64 while axes are turned, float32 after
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what nibabel logs and numpy warns of; what matters is raised."""
+    logger = logging.getLogger("nibabel.global")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from collafuse_edge.data.array_labels import array_labels, names_of_texts
 from collafuse_edge.data.bounded import require_memory, require_room
 from collafuse_edge.data.image_set import Float32Array, Int64Array, Source
-from collafuse_edge.data.notes import Notes
+from collafuse_edge.data.notes import Notes, listed, one_line
 from collafuse_edge.data.scaling import Scaling
 from collafuse_runtimes.errors import InputError
 
@@ -39,7 +39,7 @@ def open_npz(path: Path, split: str | None, scaling: Scaling | None = None) -> S
     except InputError:
         raise
     except Exception as error:  # damaged archives raise a dozen kinds, tokenize's and NotImplementedError among them
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(" ".join(str(error).split()))[:200] or type(error).__name__
         raise InputError(f"cannot read {path}: {reason}; fetch or save it again (without Python objects)") from error
 
 
@@ -76,11 +76,12 @@ def _open(name: str, arrays: Any, split: str | None, scaling: Scaling) -> Source
     label_names = tuple(str(label) for label in arrays["label_names"].astype(str)) if "label_names" in arrays else None
     if "images" in arrays:
         images = arrays["images"]
+        _check_shape(name, images)
         rows = _rows_of_split(name, arrays.get("split"), len(images), split)
         return array_source(name, images, arrays.get("labels"), label_names, rows, scaling)
     found = [key for key in _SPLITS if f"{key}_images" in arrays]
     if not found:
-        keys = ", ".join(arrays.files) or "none"
+        keys = one_line(listed(arrays.files))[:200] or "none"
         raise InputError(f"{name} has no images: it holds the keys {keys}; valid: images, or train_images, val_, test_")
     chosen = _chosen_split(name, found, split)
     if label_names is None:
@@ -98,7 +99,10 @@ def _require_honest_members(path: Path) -> None:
         for member in members:
             require_room(path, member.compress_size, member.file_size)
             with archive.open(member) as stream:
-                _require_honest_header(path, member, stream)
+                magic = stream.read(len(np.lib.format.MAGIC_PREFIX))
+            if member.filename.endswith(".npy") or magic == np.lib.format.MAGIC_PREFIX:
+                with archive.open(member) as stream:
+                    _require_honest_header(path, member, stream)
 
 
 def _require_honest_header(path: Path, member: zipfile.ZipInfo, stream: Any) -> None:
@@ -135,4 +139,6 @@ def _chosen_split(name: str, valid: list[str], split: str | None) -> str:
 def _check_shape(name: str, images: npt.NDArray[Any]) -> None:
     grey, channels = images.ndim == 3, images.ndim == 4 and images.shape[3] in (1, 3)
     if not (grey or channels) or 0 in images.shape[1:]:
-        raise InputError(f"{name} has images of shape {images.shape}; valid: (N,H,W), (N,H,W,1) or (N,H,W,3)")
+        first = images.ndim == 4 and images.shape[1] in (1, 3)
+        how = "; channels come last: save images.transpose(0, 2, 3, 1)" if first else ""
+        raise InputError(f"{name} has images of shape {images.shape}; valid: (N,H,W), (N,H,W,1) or (N,H,W,3){how}")

@@ -60,7 +60,9 @@ class Scaling:
         """Checked pixels as float32 in [0, 1]."""
         if self.window is not None:
             return windowed(pixels, self.window)
-        full_scale = self.max_value or FULL_SCALE.get(pixels.dtype.newbyteorder("="))
+        full_scale = FULL_SCALE.get(pixels.dtype.newbyteorder("="))
+        if self.max_value is not None and (full_scale is None or self.max_value < full_scale):
+            full_scale = self.max_value
         if full_scale is None:
             return pixels.astype(np.float32, copy=False)
         unit: Float32Array = np.divide(pixels, np.float32(full_scale), dtype=np.float32)

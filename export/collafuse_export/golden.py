@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collafuse_runtimes.bundle import Golden, RowRange
+from collafuse_runtimes.bundle import RowRange
 from collafuse_runtimes.engines.torch_engine import epsilon_function
+from collafuse_runtimes.golden import Golden
 from collafuse_runtimes.noise import Float32Array, noise_batch
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.samplers import Sampler, denoise

@@ -9,9 +9,10 @@ from collafuse_export.precision import PrecisionReport, compare_graphs, compare_
 from collafuse_export.quantize import FLAVOURS, Quantiser
 from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
 from collafuse_runtimes.atomic import write_bytes
-from collafuse_runtimes.bundle import HeadBundle, read_golden
+from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.golden import read_golden
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan

@@ -15,19 +15,19 @@ from collafuse_runtimes.bundle import (
     FORMAT,
     MANIFEST,
     MODEL,
-    OPSETS,
-    PRECISIONS,
     HeadBundle,
     NetworkInfo,
+    check_graph,
     make_row_ranges,
     read_bundle,
-    write_golden,
     write_manifest,
 )
+from collafuse_runtimes.bundle_manifest import OPSETS, PRECISIONS
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.found import peek, replaces_own, require_replaceable
+from collafuse_runtimes.golden import write_golden
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_engine
@@ -133,6 +133,7 @@ def export_with_report(
         report.require_passed(f"the {precision} graph of {checkpoint_dir}")
         if comparison is not None and not force:
             comparison.require_worth_it()
+        check_graph(bundle)
         write_manifest(replace(bundle, parity=report.to_dict()))
     return read_bundle(out), comparison
 

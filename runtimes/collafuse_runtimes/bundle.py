@@ -6,28 +6,27 @@ manifest.json       plan, sampler, row ranges, tensors, precision, versions, par
 *.engine            optional: TensorRT engines, each for one kind of machine
 """
 
+import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.bundle_manifest import check_manifest
 from collafuse_runtimes.classes import read_class_names, shown
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.onnx_file import read_graph
 from collafuse_runtimes.plan import SplitPlan, Transition
+from collafuse_runtimes.regular_file import read_bytes
 from collafuse_runtimes.samplers import Sampler
-from collafuse_runtimes.sealed import read_json, read_tensors, sha256_file, write_json, write_tensors
+from collafuse_runtimes.sealed import read_json, sha256_file, write_json
+from collafuse_runtimes.text import one_line
 
 FORMAT = "collafuse-head"
-GOLDEN_FORMAT = "collafuse-golden"
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.safetensors", "manifest.json"
-PRECISIONS = ("fp32", "fp16", "int8-cpu", "int8-trt")
-OPSETS = (20, 17)
+MOST_BYTES = 1 << 30
+"""Of one file; a head is small."""
 ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.engine")
 
 
@@ -104,6 +103,8 @@ class HeadBundle:
         tools: versions of the tools that wrote it.
         float_layers: nodes of the graph that an int8 head leaves in float.
         engines: TensorRT engines in the bundle; none, as a rule.
+        held: path to bytes of the files that ``read_bundle`` read and checked; what runs is these, whatever the files
+            have become. Empty for a bundle that is being written.
         class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
     """
 
@@ -119,12 +120,32 @@ class HeadBundle:
     tools: dict[str, str]
     float_layers: tuple[str, ...] = ()
     engines: tuple[BundledEngine, ...] = ()
+    held: Mapping[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
     class_names: tuple[str, ...] | None = None
 
     @property
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.path / MODEL
+
+    def content(self, name: str) -> bytes:
+        """The bytes of one of its files: those that were checked, or, while it is written, the file's.
+
+        Raises:
+            ArtefactError: the file is missing or unreadable.
+        """
+        held = self.held.get(self.path / name)
+        return read_bytes(self.path / name, MOST_BYTES, follow=False) if held is None else held
+
+    @property
+    def model(self) -> bytes:
+        """The ONNX file's bytes."""
+        return self.content(MODEL)
+
+    @property
+    def model_sha256(self) -> str:
+        """Hex digest of ``model``."""
+        return hashlib.sha256(self.model).hexdigest()
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -157,23 +178,6 @@ class HeadBundle:
         raise InputError(
             f"{steps} steps are not baked into {self.path}; valid: {valid} (or export again with that count)"
         )
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Test vectors of a bundle.
-
-    Attributes:
-        x_tc: (B, C, H, W) float32 at the hand-over level.
-        trajectories: by step count, (steps, B, C, H, W) float32: the tensor after each step, from the torch network.
-        labels: (B,) int32 for conditional heads, else None.
-        seed: of the noise; row i has sample index i.
-    """
-
-    x_tc: Float32Array
-    trajectories: dict[int, Float32Array]
-    labels: npt.NDArray[np.int32] | None
-    seed: int
 
 
 def make_row_ranges(plan: SplitPlan, step_counts: Sequence[int]) -> tuple[RowRange, ...]:
@@ -226,10 +230,12 @@ def read_bundle(path: Path) -> HeadBundle:
     """
     if not path.is_dir():
         raise ArtefactError(f"no head bundle at {path}: valid is a folder written by `collafuse-edge export`")
+    _require_plain_files(path)
     manifest = read_json(path / MANIFEST, FORMAT)
-    _check_files(path, manifest.get("files"), manifest.get("engines"))
+    held = _read_files(path, manifest.get("files"), manifest.get("engines"))
     try:
-        bundle = _bundle_from_manifest(path, manifest)
+        check_manifest(manifest)
+        bundle = replace(_bundle_from_manifest(path, manifest), held=held)
         for field, value in _derived(bundle).items():
             if manifest[field] != value:
                 raise InputError(f"{field} does not follow from the plan and the sampler; export the head again")
@@ -237,41 +243,33 @@ def read_bundle(path: Path) -> HeadBundle:
         raise ArtefactError(f"{path / MANIFEST} lacks or garbles {error}; export the head again") from None
     except CollafuseError as error:
         raise ArtefactError(f"{path / MANIFEST}: {error}") from None
+    check_graph(bundle)
     return bundle
 
 
-def write_golden(path: Path, golden: Golden) -> None:
-    """Write golden.safetensors into the bundle folder ``path``."""
-    tensors: dict[str, npt.NDArray[Any]] = {"x_tc": golden.x_tc}
-    tensors |= {f"trajectory_{steps}": values for steps, values in golden.trajectories.items()}
-    if golden.labels is not None:
-        tensors["labels"] = golden.labels
-    write_tensors(path / GOLDEN, GOLDEN_FORMAT, tensors, {"seed": golden.seed})
-
-
-def read_golden(bundle: HeadBundle) -> Golden:
-    """The bundle's test vectors.
+def check_graph(bundle: HeadBundle) -> None:
+    """Hold the graph against the manifest, and against what a head may do (``onnx_file``).
 
     Raises:
-        ArtefactError: damaged, or not of this bundle's shape and step counts.
+        ArtefactError: other opset, inputs or outputs than stated, or something that ``read_graph`` refuses.
     """
-    path = bundle.path / GOLDEN
-    tensors, payload = read_tensors(path, GOLDEN_FORMAT)
-    try:
-        x_tc, labels = tensors["x_tc"], tensors.get("labels")
-        check_images("x_tc", x_tc, bundle.plan.image_shape)
-        check_labels(labels, len(x_tc), bundle.num_classes)
-        trajectories = {r.steps: tensors[f"trajectory_{r.steps}"] for r in bundle.row_ranges}
-        for steps, values in trajectories.items():
-            if values.shape != (steps, *x_tc.shape):
-                raise InputError(f"trajectory_{steps} has shape {values.shape}; valid: {(steps, *x_tc.shape)}")
-            if not np.isfinite(values).all():
-                raise InputError(f"trajectory_{steps} holds NaN or Inf")
-        return Golden(x_tc, trajectories, labels, payload["seed"])
-    except KeyError as error:
-        raise ArtefactError(f"{path} lacks {error}; export the head again") from None
-    except CollafuseError as error:
-        raise ArtefactError(f"{path}: {error}; export the head again") from None
+    name = str(bundle.model_path)
+    facts = read_graph(name, bundle.model)
+    stated = tuple(t.name for t in bundle.inputs), tuple(t.name for t in bundle.outputs)
+    if facts.opset != bundle.opset:
+        raise ArtefactError(
+            f"{name} has opset {facts.opset}, its manifest states {bundle.opset}; export the head again"
+        )
+    if (facts.inputs, facts.outputs) != stated:
+        found = one_line(repr((facts.inputs, facts.outputs)), 200)
+        raise ArtefactError(f"{name} takes and gives {found}, its manifest states {stated}; export the head again")
+
+
+def _require_plain_files(path: Path) -> None:
+    """Before anything is read: no link, pipe, device or folder, which could wait or go on for ever."""
+    for entry in sorted(path.iterdir()):
+        if entry.is_symlink() or not entry.is_file():
+            raise ArtefactError(f"{path} holds {entry.name!r}, which is no regular file; copy the bundle again")
 
 
 def describe_bundle(bundle: HeadBundle) -> list[str]:
@@ -284,12 +282,13 @@ def describe_bundle(bundle: HeadBundle) -> list[str]:
         f"head      {bundle.path}: {network.preset}, {network.parameters:,} parameters{condition}",
         f"work      {network.flops_per_step / 1e6:,.0f} MFLOP per step and image of {shape}",
         f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.name}",
-        f"graph     {bundle.precision}, opset {bundle.opset}, {bundle.model_path.stat().st_size / 1e6:.1f} MB",
+        f"graph     {bundle.precision}, opset {bundle.opset}, {len(bundle.model) / 1e6:.1f} MB",
         *names,
     ]
 
 
-def _check_files(path: Path, stated: Any, engines: Any) -> None:
+def _read_files(path: Path, stated: Any, engines: Any) -> dict[Path, bytes]:
+    """Each file once; its digest is of the very bytes that are kept."""
     if not isinstance(engines, dict) or not all(ENGINE_NAME.fullmatch(name) for name in engines):
         raise ArtefactError(f"{path / MANIFEST} names engines {engines!r}; valid are files *.engine; export again")
     if not isinstance(stated, dict) or set(stated) != {MODEL, GOLDEN, *engines}:
@@ -300,9 +299,11 @@ def _check_files(path: Path, stated: Any, engines: Any) -> None:
     extra = sorted({entry.name for entry in path.iterdir()} - {MODEL, GOLDEN, MANIFEST, *engines})
     if extra:
         raise ArtefactError(f"{path} holds {extra[0]!r}, which is no part of a head bundle; remove it")
+    held = {path / name: read_bytes(path / name, MOST_BYTES, follow=False) for name in stated}
     for name, digest in stated.items():
-        if sha256_file(path / name) != digest:
+        if hashlib.sha256(held[path / name]).hexdigest() != digest:
             raise ArtefactError(f"{path / name} is not the file the manifest names: damaged or mixed; copy it again")
+    return held
 
 
 def _engine_from_manifest(name: str, key: Any, sha256: str) -> BundledEngine:
@@ -314,12 +315,6 @@ def _engine_from_manifest(name: str, key: Any, sha256: str) -> BundledEngine:
 def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
     plan = SplitPlan.from_dict(manifest["plan"])
     ranges = make_row_ranges(plan, [entry["steps"] for entry in manifest["row_ranges"]])
-    for field, valid in (("precision", PRECISIONS), ("opset", OPSETS)):
-        if manifest[field] not in valid:
-            raise InputError(f"{field} {manifest[field]!r} is unknown; valid: {', '.join(map(str, valid))}")
-    classes = manifest["num_classes"]
-    if classes is not None and not (isinstance(classes, int) and classes >= 1):
-        raise InputError(f"num_classes {classes!r} is not a count of classes; export the head again")
     return HeadBundle(
         path=path,
         plan=plan,
@@ -327,7 +322,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         row_ranges=ranges,
         precision=manifest["precision"],
         opset=manifest["opset"],
-        num_classes=classes,
+        num_classes=manifest["num_classes"],
         network=NetworkInfo(**manifest["network"]),
         parity=manifest["parity"],
         tools=manifest["tools"],
@@ -335,7 +330,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         engines=tuple(
             _engine_from_manifest(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()
         ),
-        class_names=read_class_names(manifest.get("class_names"), classes),
+        class_names=read_class_names(manifest.get("class_names"), manifest["num_classes"]),
     )
 
 

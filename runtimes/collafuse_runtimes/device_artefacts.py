@@ -42,8 +42,9 @@ def _handover(path: Path) -> Facts:
 
 
 def _head(path: Path) -> Facts:
-    from collafuse_runtimes.bundle import MANIFEST, read_bundle, read_golden
+    from collafuse_runtimes.bundle import MANIFEST, read_bundle
     from collafuse_runtimes.classes import shown
+    from collafuse_runtimes.golden import read_golden
 
     head = read_bundle(path)
     read_golden(head)
@@ -90,7 +91,7 @@ def _checkpoint(path: Path) -> Facts:
 
 
 def _golden(path: Path) -> Facts:
-    from collafuse_runtimes.bundle import GOLDEN_FORMAT
+    from collafuse_runtimes.golden import FORMAT as GOLDEN_FORMAT
 
     return _tensors(path, GOLDEN_FORMAT, "test vectors from synthetic images; a part of a head bundle")
 

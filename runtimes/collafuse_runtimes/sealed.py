@@ -5,11 +5,12 @@ finds damage and mix-ups; it is no signature. No pickle anywhere.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -122,8 +123,11 @@ def write_tensors(
     write_bytes(path, data, check=_check(path, format_name), before_rename=before_rename)
 
 
-def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]:
+def read_tensors(path: Path, format_name: str, data: bytes | None = None) -> tuple[Tensors, dict[str, Any]]:
     """Inverse of ``write_tensors``.
+
+    Args:
+        data: the file's bytes where they were read before; ``path`` then only names them.
 
     Raises:
         ArtefactError: missing, truncated, damaged, other format or version, or the digest does not match.
@@ -132,8 +136,13 @@ def read_tensors(path: Path, format_name: str) -> tuple[Tensors, dict[str, Any]]
     from safetensors.numpy import load
 
     try:
-        payload = _payload_of_tensors(path)
-        data = read_bytes(path)
+        if data is None:
+            with open_regular(path) as file:
+                _payload_of_tensors(
+                    file, os.fstat(file.fileno()).st_size
+                )  # before gigabytes of something else are read
+            data = read_bytes(path)
+        payload = _payload_of_tensors(io.BytesIO(data), len(data))
         tensors = load(data)
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ArtefactError(
@@ -148,17 +157,16 @@ def _check(path: Path, format_name: str) -> Check | None:
     return None if is_partial(path.parent) else replaces_own(format_name)
 
 
-def _payload_of_tensors(path: Path) -> Any:
+def _payload_of_tensors(file: BinaryIO, size: int) -> Any:
     """The seal of a safetensors file, read before any tensor is.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError: it is no header, or states another size than the file has.
     """
-    with open_regular(path) as file:
-        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, MOST_HEADER):
-            raise ValueError(f"its header states {length} bytes in a file of {size}")
-        header = _parse(file.read(length))
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(size - 8, MOST_HEADER):
+        raise ValueError(f"its header states {length} bytes in a file of {size}")
+    header = _parse(file.read(length))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     if 8 + length + max(ends, default=0) != size:
         raise ValueError(f"its header states {8 + length + max(ends, default=0)} bytes, the file has {size}")

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_runtimes.bundle import HeadBundle, read_golden
+from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
+from collafuse_runtimes.golden import read_golden
 from collafuse_runtimes.noise import Float32Array
 
 

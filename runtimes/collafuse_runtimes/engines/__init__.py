@@ -5,7 +5,8 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from collafuse_runtimes.bundle import PRECISIONS, HeadBundle
+from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.bundle_manifest import PRECISIONS
 from collafuse_runtimes.engines.base import Engine, EngineOptions
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.checks import check_images, check_labels
-from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
 
 Labels = npt.NDArray[np.int32]
@@ -117,7 +117,7 @@ class Engine(ABC):
             z = self._images("noise", noise)
             if z.shape != x.shape:
                 raise InputError(f"noise has shape {z.shape}; valid: the sample's, {x.shape}")
-        return self._step(x, row, z, self._labels(labels, len(x)))
+        return self._checked(self._step(x, row, z, self._labels(labels, len(x))), x)
 
     def denoise(
         self,
@@ -152,7 +152,7 @@ class Engine(ABC):
         if len(indices) != len(x):
             raise InputError(f"{len(indices)} sample indices for {len(x)} samples; give one each")
         rows, checked = self.bundle.row_range(steps), self._labels(labels, len(x))
-        return self._denoise(Trajectory(x, rows, checked, self._noise_source(seed, indices), on_step))
+        return self._checked(self._denoise(Trajectory(x, rows, checked, self._noise_source(seed, indices), on_step)), x)
 
     @property
     def device_ms(self) -> float:
@@ -193,6 +193,15 @@ class Engine(ABC):
     def _images(self, name: str, value: npt.NDArray[Any]) -> Float32Array:
         check_images(name, value, self.bundle.plan.image_shape)
         return np.ascontiguousarray(value, dtype=np.float32)
+
+    def _checked(self, y: Float32Array, x: Float32Array) -> Float32Array:
+        """``y`` where it is what a step of ``x`` must be."""
+        if y.shape != x.shape or y.dtype != np.float32:
+            raise ArtefactError(
+                f"the graph of {self.bundle.path} turns {x.shape} into {y.dtype} {y.shape}; valid: float32 of the same "
+                "shape; export the head again"
+            )
+        return y
 
     def _labels(self, labels: npt.NDArray[Any] | None, count: int) -> Labels | None:
         check_labels(labels, count, self.bundle.num_classes)

@@ -32,7 +32,7 @@ class OpenVinoEngine(Engine):
                 "use openvino"
             )
         try:
-            self._model = self._core.read_model(str(self.bundle.model_path))
+            self._model = self._core.read_model(self.bundle.model)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[-200:]
             raise ArtefactError(f"OpenVINO refuses {self.bundle.model_path}: {reason}; export again") from None

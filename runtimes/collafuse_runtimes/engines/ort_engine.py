@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.engines.ort_session import CPU, new_session_options, open_session
+from collafuse_runtimes.engines.ort_session import CPU, new_session_options, one_line_errors, open_session
 from collafuse_runtimes.engines.two_buffers import denoise_in_turns
 from collafuse_runtimes.noise import Float32Array
 
@@ -33,11 +33,16 @@ class OrtCpuEngine(Engine):
             feeds["noise"] = z
         if labels is not None:
             feeds["label"] = labels
-        result: Float32Array = self._session.run(None, feeds)[0]
+        with one_line_errors(self.bundle):
+            result: Float32Array = self._session.run(None, feeds)[0]
         return result
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
-        return denoise_in_turns(trajectory, self._bind, self._session.run_with_iobinding)
+        return denoise_in_turns(trajectory, self._bind, self._run)
+
+    def _run(self, binding: Any) -> None:
+        with one_line_errors(self.bundle):
+            self._session.run_with_iobinding(binding)
 
     def _bind(
         self,

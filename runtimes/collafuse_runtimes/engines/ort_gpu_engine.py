@@ -30,7 +30,6 @@ from collafuse_runtimes.engines.ort_tensorrt import TF32_OVERRIDE, keep_float32,
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.machine import read_machine
 from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.sealed import sha256_file
 from collafuse_runtimes.secret_file import cache_folder
 
 LOGGER = logging.getLogger(__name__)
@@ -341,7 +340,7 @@ def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
 
     machine = read_machine()
     depends_on = {
-        "model": sha256_file(bundle.model_path),
+        "model": bundle.model_sha256,
         "batch": batch_size,
         "device": device,
         "onnxruntime": onnxruntime.__version__,

@@ -4,8 +4,8 @@ import ctypes
 import importlib.util
 import io
 import re
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,7 @@ def open_session(
         onnxruntime.set_default_logger_severity(FATAL)  # GPU providers log past the session's options
     providers = [(provider, dict(provider_options or {}))]
     try:
-        session = onnxruntime.InferenceSession(
-            str(bundle.model_path), options, providers=providers, enable_fallback=False
-        )
+        session = onnxruntime.InferenceSession(bundle.model, options, providers=providers, enable_fallback=False)
     except Exception as error:  # onnxruntime's own classes share no public base
         reason = in_short(error)
         if provider == CPU or type(error).__name__ in _BAD_FILE:
@@ -64,6 +62,24 @@ def open_session(
         raise EngineUnavailable(_cannot_run(provider, bundle, f"the session came back with {found}"))
     _require_stated_tensors(session, bundle)
     return session
+
+
+@contextmanager
+def one_line_errors(bundle: HeadBundle) -> Iterator[None]:
+    """What one call of ONNX Runtime raises while a graph runs, as this package's error.
+
+    Raises:
+        ArtefactError: the graph fails.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # its own classes share no public base, and with bound buffers it is RuntimeError
+        raise ArtefactError(
+            f"the graph of {bundle.path} fails while it runs: {in_short(error)}; use smaller batches where memory "
+            "is short, else export the head again"
+        ) from None
 
 
 def in_short(error: Exception) -> str:

@@ -110,8 +110,8 @@ def typing_rule(trt: Any) -> str:
 
 def build_rule(trt: Any) -> str:
     """All that this builder asks of the library beside the profile; part of an engine's key."""
-    limits = f"workspace {WORKSPACE_BYTES >> 20} MiB, tactics {TACTIC_BYTES >> 20} MiB"
-    return f"{typing_rule(trt)}, no TF32, detailed, {limits}{', user allocation' if is_rtx(trt) else ''}"
+    own = "user allocation" if is_rtx(trt) else f"tactics {TACTIC_BYTES >> 20} MiB"
+    return f"{typing_rule(trt)}, no TF32, detailed, workspace {WORKSPACE_BYTES >> 20} MiB, {own}"
 
 
 def build_serialised(
@@ -189,7 +189,8 @@ def _limit_memory(trt: Any, config: Any, target: Target | None) -> None:
     """Of a small device no more than half while kernels are tried out: on a Jetson that memory is everybody's."""
     pools = trt.MemoryPoolType
     tactics = TACTIC_BYTES if target is None else min(TACTIC_BYTES, target.memory // 2)
-    config.set_memory_pool_limit(pools.TACTIC_DRAM, tactics)
+    if not is_rtx(trt):  # which tries nothing out when it builds, and does not take this limit
+        config.set_memory_pool_limit(pools.TACTIC_DRAM, tactics)
     config.set_memory_pool_limit(pools.WORKSPACE, min(WORKSPACE_BYTES, tactics))
 
 

@@ -39,7 +39,7 @@ from collafuse_runtimes.engines.tensorrt_cache import (
 )
 from collafuse_runtimes.engines.tensorrt_inspect import Inspection, inspect_engine, require_precision
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError, NoGpu
-from collafuse_runtimes.sealed import read_bytes, sha256_file
+from collafuse_runtimes.sealed import read_bytes
 
 MAX_BATCH, OPT_BATCH = 8, 1
 """Of an engine nobody asked a batch of: the batch size of ``infer``, and one image at a time at full speed."""
@@ -94,14 +94,14 @@ def build_engine(
     profile, trt = BatchProfile(opt_batch, max_batch), load_binding(name)
     device = _device(name, options)
     machine = machine_key(trt, device)
-    key, cache = engine_key(sha256_file(bundle.model_path), profile, machine), EngineCache(options.cache)
+    key, cache = engine_key(bundle.model_sha256, profile, machine), EngineCache(options.cache)
     found = cache.lookup(key)
     if found.entry is not None:
         return _report(found.entry, True, found.reason)
     timings = cache.timings(machine)
     built = build_serialised(
         trt,
-        read_bytes(bundle.model_path),
+        bundle.model,
         str(bundle.model_path),
         bundle.inputs,
         bundle.outputs,
@@ -140,7 +140,7 @@ def find_engine(
         InputError, EngineUnavailable, CheckFailed: as ``build_engine``.
     """
     machine = machine_key(trt, _device(name, options))
-    model_sha256 = sha256_file(bundle.model_path)
+    model_sha256 = bundle.model_sha256
     if options.trust_bundle:
         return _trusted_engine(bundle, {"model_sha256": model_sha256, **machine})
     cache = EngineCache(options.cache)
@@ -167,7 +167,7 @@ def embed_engine(bundle: HeadBundle, engine: Path) -> HeadBundle:
     entry, data = read_cached_engine(engine)
     if entry.key["gpu"] == "none":
         raise InputError(f"{engine} was built where there is no GPU, and no device runs it; embed it on a device")
-    if entry.key["model_sha256"] != sha256_file(bundle.model_path):
+    if entry.key["model_sha256"] != bundle.model_sha256:
         raise ArtefactError(
             f"{engine} was built from another model than {bundle.model_path}; build it from this bundle"
         )
