@@ -35,10 +35,7 @@ COMMANDS = (
     "bench latency edge.head x.tc.safetensors --out latency",
     "bench report report --out pages",
 )
-SLOW_COMMANDS = (
-    "export head --steps 2 --precision int8-cpu --calibration x.tc.safetensors --force --out int8.head",
-    "demo",
-)
+SLOW_COMMANDS = ("export head --steps 2 --precision int8-cpu --calibration x.tc.safetensors --force --out int8.head",)
 SCRIPT = """
 import os, sys
 from unittest import mock
