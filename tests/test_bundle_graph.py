@@ -186,6 +186,31 @@ def test_a_graph_that_fails_while_it_runs_is_one_line(
     assert not (tmp_path / "images").exists()
 
 
+def scaled(model: onnx.ModelProto) -> None:
+    weight = next(w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT and len(w.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+
+
+SWAPPED = {
+    "the tensor as it came": replaced_by(helper.make_node("Identity", ["sample"], ["next_sample"])),
+    "other weights": scaled,
+}
+
+
+@pytest.mark.parametrize("command", ["infer", "verify"])
+@pytest.mark.parametrize("case", SWAPPED)
+def test_another_graph_under_a_valid_seal_is_not_used(
+    bundle_dir: Path, case: str, command: str, tmp_path: Path
+) -> None:
+    rewrite(bundle_dir, SWAPPED[case])
+    write_handover(tmp_path / "x.tc.safetensors", handover(default_head(), 2))
+    more = (tmp_path / "x.tc.safetensors", "--out", tmp_path / "images") if command == "infer" else ()
+    result = run_cli(command, bundle_dir, *more)
+    assert result.code == 1, result
+    assert "network" in result.err
+    assert not (tmp_path / "images").exists()
+
+
 @pytest.mark.parametrize("key", sorted(json.loads((default_head().path / MANIFEST).read_bytes()).keys()))
 def test_every_field_is_checked(bundle_dir: Path, key: str) -> None:
     if key in ("format", "version", "sha256", "files"):  # of the seal, or tried in test_bundle_damage

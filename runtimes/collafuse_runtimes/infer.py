@@ -20,8 +20,11 @@ from collafuse_runtimes.image_record import RECORD_FILE, write_record
 from collafuse_runtimes.images import write_contact_sheet, write_png
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.verify import require_golden_start
 
 ARRAY_FILE, SHEET_FILE = "images.npz", "contact_sheet.png"
+NO_NETWORK = "fake"
+"""The engine that runs no head: there is nothing to hold against the golden input."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def run_inference(
         PlanMismatch: head and hand-over were made for different plans.
         InputError: an option is unusable, or ``out_dir`` holds something.
         EngineUnavailable: as ``open_engine``.
-        CheckFailed: an image holds NaN or Inf; nothing is written.
+        CheckFailed: the graph's first step is not the network's (``require_golden_start``), or an image holds NaN or
+            Inf; nothing is written.
         ArtefactError: ``out_dir`` cannot be written.
     """
     require_same_plan(bundle.plan, f"head {bundle.path}", handover.plan, "the hand-over file")
@@ -83,6 +87,8 @@ def run_inference(
     engine = open_engine(bundle, engine_name, engine_options)
     with new_directory(out_dir, check=partial(require_replaceable, kind="images", overwrite=overwrite)) as aside:
         with engine:
+            if engine_name != NO_NETWORK:
+                require_golden_start(engine, rows)
             images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
         _require_finite(images, engine_name)
         files = (*_write_images(aside, images), RECORD_FILE)

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.golden import read_golden
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.noise import Float32Array, noise_batch
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,26 @@ def verify_engine(engine: Engine) -> VerifyReport:
             actual[-1] = engine.denoise(golden.x_tc, steps, seed=golden.seed, labels=golden.labels)
         reports.append(compare_trajectories(steps, actual, expected, tolerance))
     return VerifyReport(engine.name, bundle.precision, tolerance, tuple(reports))
+
+
+def require_golden_start(engine: Engine, rows: RowRange) -> None:
+    """Run the first of ``rows`` on the golden input: a graph swapped under a valid seal shows before it is used.
+
+    Raises:
+        CheckFailed: the tensor after that step is not the torch network's.
+        ArtefactError: the golden file is damaged, or the graph fails.
+    """
+    bundle = engine.bundle
+    golden = read_golden(bundle)
+    shape, count, first = bundle.plan.image_shape, len(golden.x_tc), rows.transitions[0][0]
+    noise = noise_batch(golden.seed, range(count), first, shape) if bundle.sampler.is_stochastic else None
+    state = engine.step(golden.x_tc, rows.first_row, noise, golden.labels)
+    agreement = compare(state, golden.trajectories[rows.steps][0])
+    if not agreement.meets(tolerance_of(engine)):
+        raise CheckFailed(
+            f"the first step of {bundle.path} on {engine.name} is not that of the network it was exported from: "
+            f"{_figures(agreement)}; nothing was written: copy the bundle again, and see `collafuse-edge verify`"
+        )
 
 
 def verify_bundle(bundle: HeadBundle, engine_name: str = "ort-cpu", options: EngineOptions = DEFAULTS) -> VerifyReport:
