@@ -150,6 +150,28 @@ def replaced_by(*nodes: onnx.NodeProto, constants: dict[str, np.ndarray] | None 
     return change
 
 
+def test_a_field_that_only_the_engine_would_see_is_refused(bundle_dir: Path) -> None:
+    """protobuf keeps 32 bits of a field's tag: with a bit above them, a node would be unknown here and known there."""
+    node = helper.make_node("RandomNormalLike", ["sample"], ["hidden"]).SerializeToString()
+    tag = bytes([0x0A | 0x80, 0x80, 0x80, 0x80, 0x10])  # field 1, bytes, and bit 32
+    hidden = tag + bytes([len(node)]) + node
+    model = onnx.load(bundle_dir / MODEL)
+    graph = hidden + model.graph.SerializeToString()
+    model.ClearField("graph")
+    length, varint = len(graph), b""
+    while length:
+        varint, length = varint + bytes([length & 0x7F | (0x80 if length > 0x7F else 0)]), length >> 7
+    (bundle_dir / MODEL).write_bytes(model.SerializeToString() + b"\x3a" + varint + graph)
+    reseal(bundle_dir)
+    assert "field tag 4294967306" in refusal(bundle_dir)
+
+
+def test_very_many_tiny_fields_end_soon(bundle_dir: Path) -> None:
+    (bundle_dir / MODEL).write_bytes((bundle_dir / MODEL).read_bytes() + b"\x08\x01" * 5_000_000)
+    reseal(bundle_dir)
+    assert "more than 500,000 fields" in refusal(bundle_dir)
+
+
 FAILING = {
     "a shape that cannot be": replaced_by(
         helper.make_node("Reshape", ["sample", "shape"], ["next_sample"]),

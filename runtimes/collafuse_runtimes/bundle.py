@@ -25,7 +25,7 @@ from collafuse_runtimes.text import one_line
 
 FORMAT = "collafuse-head"
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.safetensors", "manifest.json"
-MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 28
 """Of one file; a head is small."""
 ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.engine")
 

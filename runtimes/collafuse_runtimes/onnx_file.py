@@ -29,8 +29,28 @@ _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 
 _ATTRIBUTE_SPARSE = (22, 23)
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_TAG = 2**32 - 1
+"""protobuf drops the bits above: a larger tag would be one field to us and another to the engine."""
+_MAX_FIELDS = 500_000
+"""In the whole file, weights apart; our largest graph has some ten thousand."""
 
 Field = tuple[int, int | memoryview]
+
+
+class _Budget:
+    """Fields that may still be read, so that a file of very many tiny ones ends soon."""
+
+    left = _MAX_FIELDS
+
+    def spend(self) -> None:
+        """Count one.
+
+        Raises:
+            ValueError: none is left.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"more than {_MAX_FIELDS:,} fields")
 
 
 @dataclass(frozen=True)
@@ -69,12 +89,12 @@ def read_graph(name: str, data: bytes) -> GraphFacts:
 
 
 def _facts(name: str, data: bytes) -> GraphFacts:
-    graphs, opsets = [], {}
-    for number, value in _fields(memoryview(data)):
+    graphs, opsets, budget = [], {}, _Budget()
+    for number, value in _fields(memoryview(data), budget):
         if number == _MODEL_GRAPH:
             graphs.append(_message(value))
         elif number == _MODEL_OPSET:
-            entry = dict(_fields(_message(value)))
+            entry = dict(_fields(_message(value), budget))
             opsets[_text(entry.get(1, memoryview(b"")))] = entry.get(2)
         elif number == _MODEL_FUNCTION:
             raise _refused(name, "functions of its own")
@@ -84,47 +104,47 @@ def _facts(name: str, data: bytes) -> GraphFacts:
     operators: set[str] = set()
     inputs: list[str] = []
     outputs: list[str] = []
-    for number, value in _fields(graphs[0]):
+    for number, value in _fields(graphs[0], budget):
         if number == _NODE:
-            operators.add(_operator(name, _message(value)))
+            operators.add(_operator(name, _message(value), budget))
         elif number == _INITIALIZER:
-            _require_inside(name, _message(value))
+            _require_inside(name, _message(value), budget)
         elif number == _SPARSE:
             raise _refused(name, "sparse data")
         elif number in (_INPUT, _OUTPUT):
             (inputs if number == _INPUT else outputs).append(
-                _text(dict(_fields(_message(value))).get(1, memoryview(b"")))
+                _text(dict(_fields(_message(value), budget)).get(1, memoryview(b"")))
             )
     return GraphFacts(standard, frozenset(operators), tuple(inputs), tuple(outputs))
 
 
-def _operator(name: str, node: memoryview) -> str:
+def _operator(name: str, node: memoryview, budget: _Budget) -> str:
     kind, domain = "", ""
-    for number, value in _fields(node):
+    for number, value in _fields(node, budget):
         if number == _OP_TYPE:
             kind = _text(value)
         elif number == _DOMAIN:
             domain = _text(value)
         elif number == _ATTRIBUTE:
-            _check_attribute(name, _message(value))
+            _check_attribute(name, _message(value), budget)
     if domain not in DOMAINS or kind not in OPERATORS:
         full = f"{domain}.{kind}" if domain else kind
         raise _refused(name, f"the operator {one_line(full, 80)!r}, which no step of a head needs")
     return kind
 
 
-def _check_attribute(name: str, attribute: memoryview) -> None:
-    for number, value in _fields(attribute):
+def _check_attribute(name: str, attribute: memoryview, budget: _Budget) -> None:
+    for number, value in _fields(attribute, budget):
         if number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            _require_inside(name, _message(value))
+            _require_inside(name, _message(value), budget)
         elif number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
             raise _refused(name, "a graph within the graph")
         elif number in _ATTRIBUTE_SPARSE:
             raise _refused(name, "sparse data")
 
 
-def _require_inside(name: str, tensor: memoryview) -> None:
-    for number, value in _fields(tensor):
+def _require_inside(name: str, tensor: memoryview, budget: _Budget) -> None:
+    for number, value in _fields(tensor, budget):
         if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
             raise _refused(name, "data in another file")
 
@@ -133,7 +153,7 @@ def _refused(name: str, what: str) -> ArtefactError:
     return ArtefactError(f"{name} has {what}; valid is a graph as `collafuse-edge export` writes it: export again")
 
 
-def _fields(message: memoryview) -> Iterator[Field]:
+def _fields(message: memoryview, budget: _Budget) -> Iterator[Field]:
     """(field number, value) of a message; fixed-width values are given as 0: none is looked at.
 
     Raises:
@@ -142,6 +162,9 @@ def _fields(message: memoryview) -> Iterator[Field]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        budget.spend()
+        if not 8 <= tag <= _MAX_TAG:
+            raise ValueError(f"field tag {tag}")
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:
             value, at = _varint(message, at)
