@@ -32,7 +32,8 @@ def refusal(*arguments: object, code: int = 2) -> str:
     result = run_cli(*arguments)
     asides = ("train ", "handoff ", "handoff:", "warning  ")
     lines = [line for line in result.err.splitlines() if not line.startswith(asides)]
-    assert (result.code, result.out, len(lines)) == (code, "", 1), result
+    printed = [line for line in result.out.splitlines() if not line.startswith("note  ")]  # of what was read
+    assert (result.code, printed, len(lines)) == (code, [], 1), result
     assert lines[0].startswith("error: ")
     return lines[0]
 

@@ -68,7 +68,9 @@ def test_the_same_plan_again_is_no_error_and_another_is(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert "holds another plan; choose another --out, or delete it" in refusal("init", "--size", 16, "--out", path)
     (tmp_path / "notes").write_text("mine")
-    assert "a file of another kind is there, not a plan file" in refusal("init", "--size", 16, "--out", tmp_path / "notes")
+    assert "a file of another kind is there, not a plan file" in refusal(
+        "init", "--size", 16, "--out", tmp_path / "notes"
+    )
     assert path.read_bytes() == before
     assert (tmp_path / "notes").read_text() == "mine"
 

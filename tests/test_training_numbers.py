@@ -18,7 +18,8 @@ from collafuse_runtimes.plan import SplitPlan
 
 
 def weights(checkpoint: Path, name: str = "model") -> dict[str, np.ndarray]:
-    return load_file(checkpoint / f"{name}.safetensors")
+    files = {"model": "model.safetensors", "ema": "diffusion_pytorch_model.safetensors"}
+    return load_file(checkpoint / files[name])
 
 
 def flat(tensors: dict[str, np.ndarray]) -> np.ndarray:

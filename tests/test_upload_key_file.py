@@ -1,6 +1,7 @@
 """A key is made once, for its owner alone, and refused when a bit of it changed or when others can read it."""
 
 import os
+import pwd
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -163,7 +164,8 @@ def test_key_and_ledger_live_in_the_users_configuration_folder(tmp_path: Path, m
 
 def test_without_a_home_folder_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: {}["nobody"])
     with pytest.raises(ArtefactError, match="set HOME or XDG_CONFIG_HOME"):
         default_key_path()
 

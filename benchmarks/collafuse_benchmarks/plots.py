@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collafuse_runtimes.secret_file import keep_font_list_together
+from collafuse_runtimes.home import keep_font_list_together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

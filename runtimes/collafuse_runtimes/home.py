@@ -1,6 +1,7 @@
 """The user's folders: `~` in a path, and where keys and engines are kept. There may be no home at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from collafuse_runtimes.errors import ArtefactError, InputError
@@ -41,3 +42,9 @@ def user_folder(variable: str, default: str, option: str | None = None) -> Path:
     except InputError:
         choice = "" if option is None else f"give {option}, or "
         raise ArtefactError(f"there is no home folder here; {choice}set HOME or {variable} to a folder") from None
+
+
+def keep_font_list_together() -> None:
+    """matplotlib, when it is imported later, keeps its list of fonts in our cache folder, not in two of its own."""
+    with suppress(ArtefactError):  # no home folder: it then takes a temporary one
+        os.environ.setdefault("MPLCONFIGDIR", str(user_folder("XDG_CACHE_HOME", ".cache") / "matplotlib"))

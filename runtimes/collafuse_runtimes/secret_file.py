@@ -6,7 +6,6 @@ import re
 import secrets
 import shlex
 import stat
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,12 +54,6 @@ def cache_folder() -> Path:
         ArtefactError: there is neither that variable nor a home folder.
     """
     return user_folder("XDG_CACHE_HOME", ".cache", "--cache")
-
-
-def keep_font_list_together() -> None:
-    """matplotlib, when it is imported later, keeps its list of fonts in our cache folder, not in two of its own."""
-    with suppress(ArtefactError):  # no home folder: it then takes a temporary one
-        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 
 def load_or_create_key(path: Path, kind: str, *, elsewhere: str, mend: str) -> Secret:
