@@ -256,7 +256,7 @@ WRONG_CONTENT: list[tuple[str, Change, str]] = [
     ("edge.head/golden.safetensors", crop("trajectory_5"), "trajectory_5 has shape (5, 2, 1, 8, 7)"),
     ("edge.head/manifest.json", field("plan.timesteps", 12), "does not follow from the plan"),
     ("edge.head/manifest.json", field("plan.cut_ratio", -1), "cut_ratio is -1; valid: a number in [0, 1]"),
-    ("edge.head/manifest.json", field("precision", "int4"), "precision 'int4' is unknown; valid: fp32, fp16"),
+    ("edge.head/manifest.json", field("precision", "int4"), "precision is 'int4'; valid: fp32, fp16"),
     ("edge.head/manifest.json", field("files", {}), "does not name exactly model.onnx and golden.safetensors"),
 ]
 

@@ -29,7 +29,7 @@ SMALL = {
     "HEAD_STEPS": 3,
     "PREVIEW": SHOWN,
 }
-CLIENT_FILES = {"upload.key", "head", "x.tc.safetensors", "edge.head", "images"}
+CLIENT_FILES = {"upload.key", "upload.key.ledger.json", "head", "x.tc.safetensors", "edge.head", "images"}
 
 
 @pytest.fixture(scope="module")
