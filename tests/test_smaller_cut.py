@@ -120,7 +120,7 @@ def test_a_network_serves_exactly_the_cuts_whose_timesteps_it_saw(
     timesteps: int, trained: float, asked: float, role: str
 ) -> None:
     plan = SplitPlan((1, 8, 8), timesteps=timesteps, cut_ratio=trained)
-    source = Checkpoint(Path("x"), role, plan, NetworkConfig("test", {}), {}, "")
+    source = Checkpoint(Path("x"), role, plan, NetworkConfig("test", {}), {}, Path("x"), "")
     wanted = plan.with_cut_ratio(asked)
     side = SplitPlan.server_transitions if role == "server" else SplitPlan.client_transitions
     seen, needed = ({t for t, _ in side(p)} for p in (plan, wanted))

@@ -301,7 +301,10 @@ def test_a_bundled_engine_that_is_not_the_manifests_is_refused(machine: Machine)
         (lambda m: m["engines"].update({"../x.engine": {}}), "valid are files *.engine"),
         (lambda m: m["engines"].update({"run_me.py": {}}), "valid are files *.engine"),
         (lambda m: m.update(engines=[]), "valid are files *.engine"),
-        (lambda m: m["engines"].update({n: {"gpu": 1} for n in m["engines"]}), "valid: an object of texts"),
+        (
+            lambda m: m["engines"].update({n: {"gpu": 1} for n in m["engines"]}),
+            "valid: names of engine files to their keys",
+        ),
     ],
 )
 def test_engines_a_manifest_garbles(machine: Machine, change: Callable[[Any], None], message: str) -> None:

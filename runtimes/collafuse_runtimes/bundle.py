@@ -306,12 +306,6 @@ def _read_files(path: Path, stated: Any, engines: Any) -> dict[Path, bytes]:
     return held
 
 
-def _engine_from_manifest(name: str, key: Any, sha256: str) -> BundledEngine:
-    if not isinstance(key, dict) or not all(isinstance(value, str) for value in key.values()):
-        raise InputError(f"the key of engine {name} is {key!r}; valid: an object of texts; export the head again")
-    return BundledEngine(name, key, sha256)
-
-
 def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
     plan = SplitPlan.from_dict(manifest["plan"])
     ranges = make_row_ranges(plan, [entry["steps"] for entry in manifest["row_ranges"]])
@@ -327,9 +321,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         parity=manifest["parity"],
         tools=manifest["tools"],
         float_layers=tuple(manifest["float_layers"]),
-        engines=tuple(
-            _engine_from_manifest(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()
-        ),
+        engines=tuple(BundledEngine(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()),
         class_names=read_class_names(manifest.get("class_names"), manifest["num_classes"]),
     )
 

@@ -120,7 +120,8 @@ def run_case(case: Case, kind: Kind, folder: Path, others: list[Path], seed: int
     what, same = damage(kind, folder, rng.choice(others).read_bytes(), rng)
     attacked = what.startswith("resealed")
     outcome = trial.run(words(command, folder), folder)
-    must_refuse = kind.sealed and not same and not attacked and kind.form != "bundle"
+    explained = what == "other" and command.startswith("inspect")  # it explains whatever is there
+    must_refuse = kind.sealed and not same and not attacked and not explained and kind.form != "bundle"
     if kind.form == "graph" and attacked:
         must_refuse = what.split(": ")[1] in ("identity", "external data")
     fault = trial.fault(outcome, may_succeed=not must_refuse)
