@@ -1,6 +1,7 @@
 """The server's part of a trajectory: noise in, hand-over tensors out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.levels import GIVEN
 from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.plan import SplitPlan, Transition
 from collafuse_runtimes.samplers import Sampler, denoise
 
 
@@ -23,6 +25,7 @@ def make_handover(
     first_index: int = 0,
     steps: int | None = None,
     sampler: Sampler | None = None,
+    timesteps: Sequence[int] | None = None,
     batch_size: int = 32,
     device: str | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -33,7 +36,8 @@ def make_handover(
         server: checkpoint directory; None only where the plan leaves no step to the server (c = 1).
         count: images, 1 and more.
         steps: server steps, default all t_c.
-        sampler: default DDIM with eta 0.
+        sampler: default DDIM with eta 0 on even levels.
+        timesteps: to run in place of ``steps``, from T-1 down to at least cut.
         device: torch device; default a GPU where there is one.
         on_step: called after every step of a batch with the steps done so far, those of all batches added.
 
@@ -46,7 +50,9 @@ def make_handover(
     sampler = sampler or Sampler()
     if count < 1 or batch_size < 1:
         raise InputError(f"count {count}, batch size {batch_size}: valid are 1 and more")
-    transitions = plan.server_transitions(steps)
+    transitions = server_way(plan, steps, sampler, timesteps)
+    if timesteps is not None:
+        sampler = replace(sampler, levels=GIVEN)
     check_seed(seed)
     checkpoint = _server_checkpoint(plan, server) if transitions else None
     predict = open_predictor(checkpoint, device)[0] if checkpoint is not None else None
@@ -73,6 +79,19 @@ def make_handover(
         timesteps=tuple(t for t, _ in transitions),
         server_sha256=checkpoint.weights_sha256 if checkpoint else None,
     )
+
+
+def server_way(
+    plan: SplitPlan, steps: int | None, sampler: Sampler, timesteps: Sequence[int] | None = None
+) -> tuple[Transition, ...]:
+    """What a server runs: through ``timesteps`` where they are named, else ``steps`` on the sampler's levels.
+
+    Raises:
+        InputError: they do not fit the plan.
+    """
+    if timesteps is not None:
+        return plan.server_transitions_at(timesteps)
+    return plan.server_transitions(steps, sampler.levels)
 
 
 def _report_step(on_step: Callable[[int], None], before: int, k: int, _: Float32Array) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from collafuse_export import export_head
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.checkpoint import NetworkConfig, load_network, read_checkpoint, write_checkpoint
-from collafuse_runtimes.engines.torch_engine import epsilon_function
+from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array, noise_batch
 from collafuse_runtimes.plan import SplitPlan
@@ -129,7 +129,7 @@ def torch_trajectory(
         bundle.plan,
         bundle.plan.client_transitions(steps),
         bundle.sampler,
-        epsilon_function(network, None if labels is None else labels.astype(np.int32)),
+        predict_function(network, None if labels is None else labels.astype(np.int32)),
         noise=lambda t: noise_batch(seed, range(len(x_tc)), t, shape),
         on_step=lambda _, x: states.append(x),
     )

@@ -61,8 +61,8 @@ def deviation_ratio(sampler: Sampler, steps: int, s: float) -> float:
         a = plan.alpha_bar_at(t)
         row = step_coefficients(a, plan.alpha_bar_at(prev), sampler)
         epsilon = math.sqrt(1 - a) / (a * s**2 + 1 - a)  # E[eps | x_t] / x_t
-        x_0 = (1 - row.sqrt_one_minus * epsilon) * row.inv_sqrt
-        variance = (row.c_x0 * x_0 + row.c_xt + row.c_eps * epsilon) ** 2 * variance + row.sigma**2
+        x_0 = row.x0_scale * (1 + row.x0_out * epsilon)
+        variance = (row.c_x0 * x_0 + row.c_xt + row.c_out * epsilon) ** 2 * variance + row.sigma**2
     a_n = plan.alpha_bar_at(plan.handover_level)
     return math.sqrt(variance / (a_n * s**2 + 1 - a_n))
 

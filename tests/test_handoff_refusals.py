@@ -83,7 +83,7 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
         (("--seed", 2**64), "seed 18446744073709551616 out of range"),
         (("--first-index", -1), "sample index -1 out of range"),
         (("--batch-size", 0), "batch size 0: valid are 1 and more"),
-        (("--sampler", "euler"), "unknown sampler 'euler'; valid: ddim, ddpm"),
+        (("--sampler", "euler"), "unknown sampler 'euler'; valid: ddim, ddpm, dpm++2m"),
         (("--eta", 2), "eta 2.0 out of range"),
         (("--dtype", "int8"), "hand-over dtype 'int8' is unknown; valid: float32, float16"),
     ],

@@ -9,6 +9,7 @@ from collafuse_edge.cli.edge import CacheOption, DeviceOption
 from collafuse_edge.cli.output import (
     EtaOption,
     JsonOption,
+    LevelsOption,
     OptionalOutFolder,
     OverwriteOption,
     SamplerOption,
@@ -28,7 +29,9 @@ CutOption = Annotated[
 EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
 
 
-EXPORT_ONLY = ("out", "cut_ratio", "steps", "sampler", "eta", "precision", "opset", "calibration", "force", "overwrite")
+EXPORT_ONLY = (
+    "out", "cut_ratio", "steps", "sampler", "eta", "levels", "precision", "opset", "calibration", "force", "overwrite",
+)  # fmt: skip
 ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
 
 
@@ -40,6 +43,7 @@ def export(
     steps: Annotated[str | None, typer.Option(help="Step counts to bake, e.g. 20,10,5. Default: every step.")] = None,
     sampler: SamplerOption = "ddim",
     eta: EtaOption = 0.0,
+    levels: LevelsOption = "even",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
     opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
     calibration: CalibrationOption = None,
@@ -64,8 +68,9 @@ def export(
     else:
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         _export_head(
-            source, out, cut_ratio, steps, sampler, eta, precision, opset, calibration, force, overwrite, as_json
-        )
+            source, out, cut_ratio, steps, (sampler, eta, levels), precision, opset, calibration, force, overwrite,
+            as_json,
+        )  # fmt: skip
 
 
 def _export_head(
@@ -73,8 +78,7 @@ def _export_head(
     out: Path,
     cut_ratio: float | None,
     steps: str | None,
-    sampler: str,
-    eta: float,
+    way: tuple[str, float, str],
     precision: str,
     opset: int,
     calibration: Path | None,
@@ -82,17 +86,22 @@ def _export_head(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from collafuse_edge.cli.parsing import comma_integers
+    from collafuse_edge.cli.parsing import comma_integers, levels_or_timesteps
     from collafuse_export import describe_bundle, describe_precision, export_with_report
     from collafuse_runtimes.handover import read_handover
     from collafuse_runtimes.samplers import Sampler
 
+    name, eta, spacing = way
+    levels, timesteps = levels_or_timesteps(spacing)
+    if timesteps is not None and steps is not None:
+        raise InputError(f"--levels {spacing} names every timestep; leave out --steps")
     bundle, report = export_with_report(
         checkpoint,
         out,
         cut_ratio=cut_ratio,
         step_counts=None if steps is None else comma_integers("steps", steps),
-        sampler=Sampler(sampler, eta),
+        sampler=Sampler(name, eta, levels),
+        timesteps=timesteps,
         precision=precision,
         opset=opset,
         calibration=None if calibration is None else read_handover(calibration),

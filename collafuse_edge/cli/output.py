@@ -48,7 +48,8 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callb
 OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", callback=_folder_if_any)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
-SamplerOption = Annotated[str, typer.Option(help="ddim or ddpm.")]
+SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpm++2m.")]
+LevelsOption = Annotated[str, typer.Option(help="even, log-snr, karras, or the timesteps, e.g. 19,9,4,1,0.")]
 EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -15,6 +15,23 @@ def comma_integers(option: str, text: str) -> tuple[int, ...]:
         raise InputError(f"--{option} {text!r} is not a list of integers; valid: for example 20,10,5") from None
 
 
+def levels_or_timesteps(text: str) -> tuple[str, tuple[int, ...] | None]:
+    """ "karras" -> ("karras", None); "19,9,4,1,0" -> ("given", (19, 9, 4, 1, 0)).
+
+    Raises:
+        InputError: neither the name of levels nor integers separated by commas.
+    """
+    from collafuse_runtimes.levels import GIVEN, LEVELS
+
+    if text in LEVELS:
+        return text, None
+    try:
+        return GIVEN, tuple(int(part) for part in text.split(","))
+    except ValueError:
+        valid = ", ".join(LEVELS)
+        raise InputError(f"--levels {text!r} is unknown; valid: {valid}, or timesteps, e.g. 19,9,4,1,0") from None
+
+
 def value_window(text: str) -> tuple[float, float]:
     """ "-160:240" -> (-160.0, 240.0).
 

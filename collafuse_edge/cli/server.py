@@ -8,6 +8,7 @@ import typer
 from collafuse_edge.cli.output import (
     EtaOption,
     JsonOption,
+    LevelsOption,
     OutFile,
     OutFolder,
     OverwriteOption,
@@ -100,6 +101,7 @@ def handoff(
     steps: Annotated[int | None, typer.Option(help="Server steps. Default: every step.")] = None,
     sampler: SamplerOption = "ddim",
     eta: EtaOption = 0.0,
+    levels: LevelsOption = "even",
     dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
@@ -110,7 +112,8 @@ def handoff(
     """Run the server's steps and write the hand-over tensors."""
     from contextlib import nullcontext
 
-    from collafuse_edge.handoff import make_handover
+    from collafuse_edge.cli.parsing import levels_or_timesteps
+    from collafuse_edge.handoff import make_handover, server_way
     from collafuse_edge.torch_threads import check_threads, torch_threads
     from collafuse_runtimes.found import require_replaceable
     from collafuse_runtimes.handover import write_handover
@@ -120,7 +123,11 @@ def handoff(
     require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)
     check_threads(threads)
-    calls = len(split_plan.server_transitions(steps)) * max(-(-count // max(batch_size, 1)), 0)
+    spacing, timesteps = levels_or_timesteps(levels)
+    if timesteps is not None and steps is not None:
+        raise InputError(f"--levels {levels} names every timestep; leave out --steps")
+    way = Sampler(sampler, eta, spacing)
+    calls = len(server_way(split_plan, steps, way, timesteps)) * max(-(-count // max(batch_size, 1)), 0)
     with progress("handoff", calls) as show, torch_threads(threads) if calls else nullcontext():
         pace = Pace("handoff", calls)
         if calls:
@@ -132,7 +139,8 @@ def handoff(
             seed=seed,
             first_index=first_index,
             steps=steps,
-            sampler=Sampler(sampler, eta),
+            sampler=way,
+            timesteps=timesteps,
             batch_size=batch_size,
             device=device,
             on_step=lambda done: show(done, f"steps {pace.step(done)}"),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_runtimes.bundle import HISTORY_IN
 from collafuse_runtimes.engines import Engine
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.handover import Handover
@@ -66,16 +67,14 @@ def trajectories(engine: Engine, handover: Handover, rows: range) -> dict[int, F
 def step_feeds(engine: Engine, handover: Handover, rows: range) -> Iterator[Feeds]:
     """The graph's inputs at every step of every baked step count."""
     bundle, labels = engine.bundle, labels_for(rows, engine.bundle.num_classes)
-    states = trajectories(engine, handover, rows)
+    indices = [handover.first_index + row for row in rows]
     for row_range in bundle.row_ranges:
+        x: Float32Array = handover.x_tc[rows.start : rows.stop]
+        x_0 = np.zeros_like(x) if bundle.sampler.has_history else None
         for k, (t, _) in enumerate(row_range.transitions):
-            feeds: Feeds = {
-                "sample": states[row_range.steps][k],
-                "step": np.array([row_range.first_row + k], np.int32),
-            }
-            if bundle.sampler.is_stochastic:
-                indices = [handover.first_index + row for row in rows]
-                feeds["noise"] = noise_batch(handover.seed, indices, t, bundle.plan.image_shape)
-            if labels is not None:
-                feeds["label"] = labels
-            yield feeds
+            row, shape = row_range.first_row + k, bundle.plan.image_shape
+            noise = noise_batch(handover.seed, indices, t, shape) if bundle.sampler.is_stochastic else None
+            optional = {"noise": noise, "label": labels, HISTORY_IN: x_0}
+            feeds: Feeds = {"sample": x, "step": np.array([row], np.int32)}
+            yield feeds | {name: array for name, array in optional.items() if array is not None}
+            x, x_0 = engine.step_with_x_0(x, row, noise, labels, x_0)

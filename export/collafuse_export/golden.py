@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collafuse_runtimes.bundle import RowRange
-from collafuse_runtimes.engines.torch_engine import epsilon_function
+from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.golden import Golden
 from collafuse_runtimes.noise import Float32Array, noise_batch
 from collafuse_runtimes.plan import SplitPlan
@@ -36,7 +36,7 @@ def make_golden(
             plan,
             rows.transitions,
             sampler,
-            epsilon_function(network, labels),
+            predict_function(network, labels),
             noise=lambda t: noise_batch(STEP_SEED, range(BATCH), t, plan.image_shape),
             on_step=lambda _, x, states=states: states.append(x),  # type: ignore[misc]
         )

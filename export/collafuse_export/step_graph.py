@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan, Transition
-from collafuse_runtimes.samplers import Sampler, StepCoefficients, apply_step, step_table
+from collafuse_runtimes.samplers import StepCoefficients, apply_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class RowTable(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """(sample, step[, noise][, label]) -> next_sample, all steps of all baked step counts.
+    """(sample, step[, noise][, label][, x_0_old]) -> next_sample[, x_0], all steps of all baked step counts.
 
     Owns ``network`` and alters it: time embeddings become a table with one row per baked step.
 
@@ -61,7 +62,7 @@ class StepGraph(nn.Module):
         network: nn.Module,
         plan: SplitPlan,
         transitions: "Sequence[Transition]",
-        sampler: Sampler,
+        table: Float32Array,
         precision: str,
     ) -> None:
         super().__init__()
@@ -70,15 +71,24 @@ class StepGraph(nn.Module):
         self.network_dtype = NETWORK_DTYPES[precision]
         self.to(self.network_dtype)
         self.value_range = plan.value_range
-        self.register_buffer("coefficients", torch.from_numpy(step_table(plan, transitions, sampler)))
+        self.register_buffer("coefficients", torch.from_numpy(table))
 
-    def forward(self, sample: Tensor, step: Tensor, noise: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """One step; ``noise`` for stochastic samplers, ``label`` for conditional heads."""
+    def forward(
+        self,
+        sample: Tensor,
+        step: Tensor,
+        noise: Tensor | None = None,
+        label: Tensor | None = None,
+        x_0_old: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """One step; ``noise`` for stochastic samplers, ``label`` for conditional heads, ``x_0_old`` for samplers with
+        history, which get x_0 too."""
         self.current.step = step
-        eps = self.network(sample.to(self.network_dtype), step, class_labels=label, return_dict=False)[0].float()
-        row = torch.index_select(self.get_buffer("coefficients"), 0, step)  # (1, 6)
-        next_sample: Tensor = apply_step(sample, eps, StepCoefficients(*row.unbind(1)), self.value_range, noise)
-        return next_sample
+        out = self.network(sample.to(self.network_dtype), step, class_labels=label, return_dict=False)[0].float()
+        row = torch.index_select(self.get_buffer("coefficients"), 0, step)  # (1, 7)
+        coefficients = StepCoefficients(*row.unbind(1))
+        next_sample, x_0 = apply_step(sample, out, coefficients, self.value_range, noise, x_0_old)
+        return next_sample if x_0_old is None else (next_sample, x_0)
 
 
 def bake_time_embeddings(network: nn.Module, timesteps: "Sequence[int]", current: CurrentRow) -> nn.Module:

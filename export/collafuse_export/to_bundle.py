@@ -20,6 +20,7 @@ from collafuse_runtimes.bundle import (
     check_graph,
     make_row_ranges,
     read_bundle,
+    row_ranges_at,
     write_manifest,
 )
 from collafuse_runtimes.bundle_manifest import OPSETS, PRECISIONS
@@ -29,6 +30,7 @@ from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputErr
 from collafuse_runtimes.found import peek, replaces_own, require_replaceable
 from collafuse_runtimes.golden import write_golden
 from collafuse_runtimes.handover import Handover
+from collafuse_runtimes.levels import GIVEN
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_engine
 
@@ -50,6 +52,7 @@ def export_with_report(
     cut_ratio: float | None = None,
     step_counts: Sequence[int] | None = None,
     sampler: Sampler | None = None,
+    timesteps: Sequence[int] | None = None,
     precision: str = "fp32",
     opset: int = 20,
     calibration: Handover | None = None,
@@ -65,7 +68,8 @@ def export_with_report(
         cut_ratio: of the plan to serve, at most the checkpoint's: the head was trained for all timesteps below its own
             cut. None is the checkpoint's.
         step_counts: denoising steps to bake in, the first is the default; None is full stride.
-        sampler: baked in; default DDIM, eta 0.
+        sampler: baked in; default DDIM, eta 0, even levels.
+        timesteps: to bake in place of ``step_counts``, from the hand-over level down; ``sampler.levels`` is then GIVEN.
         precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
         opset: 20, or 17 for older libraries (JetPack 5).
         calibration: hand-over tensors of the bundle's plan; int8 is fitted to some of them and judged on others, fp16
@@ -98,7 +102,10 @@ def export_with_report(
     if cut_ratio is not None:
         plan = plan.with_cut_ratio(cut_ratio)
         require_trained_for(checkpoint, plan, "the export")
-    row_ranges = make_row_ranges(plan, [plan.cut] if step_counts is None else step_counts)
+    if timesteps is None:
+        row_ranges = make_row_ranges(plan, [plan.cut] if step_counts is None else step_counts, sampler.levels)
+    else:
+        row_ranges, sampler = row_ranges_at(plan, [timesteps]), replace(sampler, levels=GIVEN)
     _require_replaceable(out, checkpoint.weights_sha256, overwrite)
     with new_directory(out, check=replaces_own(FORMAT)) as aside, one_thread():
         network = load_network(checkpoint)
@@ -120,7 +127,7 @@ def export_with_report(
 
         def graph(network_precision: str) -> bytes:
             fresh = load_network(checkpoint)  # the step graph alters its network
-            step_graph = StepGraph(fresh, plan, bundle.transitions, sampler, network_precision)
+            step_graph = StepGraph(fresh, plan, bundle.transitions, bundle.table, network_precision)
             return to_onnx(step_graph, bundle.inputs, bundle.outputs, opset, len(bundle.transitions))
 
         comparison = None

@@ -16,14 +16,17 @@ from typing import Any
 from collafuse_runtimes.bundle_manifest import check_manifest
 from collafuse_runtimes.classes import read_class_names, shown
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
+from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.onnx_file import read_graph
 from collafuse_runtimes.plan import SplitPlan, Transition
 from collafuse_runtimes.regular_file import read_bytes
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.samplers import Sampler, step_table
 from collafuse_runtimes.sealed import read_json, sha256_file, write_json
 from collafuse_runtimes.text import one_line
 
 FORMAT = "collafuse-head"
+HISTORY_IN, HISTORY_OUT = "x_0_old", "x_0"
+"""What a sampler with history takes from the step before and gives to the next; zeros before the first step."""
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.safetensors", "manifest.json"
 MOST_BYTES = 1 << 28
 """Of one file; a head is small."""
@@ -153,17 +156,29 @@ class HeadBundle:
         image = ("batch", *self.plan.image_shape)
         noise = [TensorInfo("noise", "float32", image)] if self.sampler.is_stochastic else []
         label = [TensorInfo("label", "int32", ("batch",))] if self.num_classes is not None else []
-        return (TensorInfo("sample", "float32", image), TensorInfo("step", "int32", (1,)), *noise, *label)
+        history = [TensorInfo(HISTORY_IN, "float32", image)] if self.sampler.has_history else []
+        return (TensorInfo("sample", "float32", image), TensorInfo("step", "int32", (1,)), *noise, *label, *history)
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
-        """The graph's outputs."""
-        return (TensorInfo("next_sample", "float32", ("batch", *self.plan.image_shape)),)
+        """The graph's outputs, in order."""
+        image = ("batch", *self.plan.image_shape)
+        history = [TensorInfo(HISTORY_OUT, "float32", image)] if self.sampler.has_history else []
+        return (TensorInfo("next_sample", "float32", image), *history)
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
         """(t, t_prev) of every row of the tables, all row ranges in order."""
         return tuple(transition for r in self.row_ranges for transition in r.transitions)
+
+    @property
+    def table(self) -> Float32Array:
+        """(rows, 7) float32: the step coefficients of every row, columns as in ``StepCoefficients``."""
+        return step_table(self.plan, self.transitions, self.sampler)
+
+    def table_of(self, rows: RowRange) -> Float32Array:
+        """The coefficients of one row range, (steps, 7) float32."""
+        return self.table[rows.first_row : rows.first_row + rows.steps]
 
     def row_range(self, steps: int | None = None) -> RowRange:
         """The rows of a baked step count (default: the first one).
@@ -180,8 +195,11 @@ class HeadBundle:
         )
 
 
-def make_row_ranges(plan: SplitPlan, step_counts: Sequence[int]) -> tuple[RowRange, ...]:
+def make_row_ranges(plan: SplitPlan, step_counts: Sequence[int], levels: str = "even") -> tuple[RowRange, ...]:
     """Lay out the tables: the step counts one after another, in the order given.
+
+    Args:
+        levels: how the timesteps are spaced, one of ``levels.LEVELS``.
 
     Raises:
         InputError: the client has no step, or a count is out of range or named twice.
@@ -190,10 +208,25 @@ def make_row_ranges(plan: SplitPlan, step_counts: Sequence[int]) -> tuple[RowRan
         raise InputError(f"cut_ratio {plan.cut_ratio} leaves the client no step, so there is no head; use a larger one")
     if not step_counts or len(set(step_counts)) < len(step_counts):
         raise InputError(f"step counts {list(step_counts)} are empty or repeat; give each count once, 1 to {plan.cut}")
+    return _laid_out([plan.client_transitions(steps, levels) for steps in step_counts])
+
+
+def row_ranges_at(plan: SplitPlan, lists: Sequence[Sequence[int]]) -> tuple[RowRange, ...]:
+    """As ``make_row_ranges``, from the timesteps themselves.
+
+    Raises:
+        InputError: as ``SplitPlan.client_transitions_at``; no list, or two of one length.
+    """
+    if not lists or len({len(timesteps) for timesteps in lists}) < len(lists):
+        raise InputError(f"timesteps {[list(timesteps) for timesteps in lists]} are empty or repeat a step count")
+    return _laid_out([plan.client_transitions_at(timesteps) for timesteps in lists])
+
+
+def _laid_out(trajectories: Sequence[tuple[Transition, ...]]) -> tuple[RowRange, ...]:
     ranges, row = [], 0
-    for steps in step_counts:
-        ranges.append(RowRange(steps, row, plan.client_transitions(steps)))
-        row += steps
+    for transitions in trajectories:
+        ranges.append(RowRange(len(transitions), row, transitions))
+        row += len(transitions)
     return tuple(ranges)
 
 
@@ -281,7 +314,7 @@ def describe_bundle(bundle: HeadBundle) -> list[str]:
     return [
         f"head      {bundle.path}: {network.preset}, {network.parameters:,} parameters{condition}",
         f"work      {network.flops_per_step / 1e6:,.0f} MFLOP per step and image of {shape}",
-        f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.name}",
+        f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.text}",
         f"graph     {bundle.precision}, opset {bundle.opset}, {len(bundle.model) / 1e6:.1f} MB",
         *names,
     ]
@@ -308,11 +341,15 @@ def _read_files(path: Path, stated: Any, engines: Any) -> dict[Path, bytes]:
 
 def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
     plan = SplitPlan.from_dict(manifest["plan"])
-    ranges = make_row_ranges(plan, [entry["steps"] for entry in manifest["row_ranges"]])
+    sampler, entries = Sampler(**manifest["sampler"]), manifest["row_ranges"]
+    if sampler.levels == "even":
+        ranges = make_row_ranges(plan, [entry["steps"] for entry in entries])
+    else:
+        ranges = row_ranges_at(plan, [entry["timesteps"] for entry in entries])
     return HeadBundle(
         path=path,
         plan=plan,
-        sampler=Sampler(**manifest["sampler"]),
+        sampler=sampler,
         row_ranges=ranges,
         precision=manifest["precision"],
         opset=manifest["opset"],

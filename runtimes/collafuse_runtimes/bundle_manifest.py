@@ -71,6 +71,10 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _is_sampler(value: Any) -> bool:
+    return _is_even_sampler(value) or _is_uneven_sampler(value)
+
+
 _is_agreement = _record(cosine=_is_number, max_abs=_or_null(_is_number), max_rel=_or_null(_is_number))
 _is_parity = _record(
     engine=_is_text,
@@ -89,6 +93,8 @@ _is_parity = _record(
     passed=_is_flag,
 )
 _is_row_range = _record(steps=lambda value: _is_count(value, 1), first_row=_is_count, timesteps=_list_of(_is_count, 1))
+_is_even_sampler = _record(name=_is_text, eta=_is_number)
+_is_uneven_sampler = _record(name=_is_text, eta=_is_number, levels=_is_text)
 _is_tensor = _record(name=_is_text, dtype=_is_text, shape=_list_of(lambda n: n == "batch" or _is_count(n, 1)))
 _is_network = _record(
     preset=_is_text,
@@ -101,7 +107,7 @@ OPTIONAL = frozenset({"class_names"})
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "plan": (lambda value: isinstance(value, dict), "the plan"),
     "fingerprint": (_is_digest, "64 hex digits"),
-    "sampler": (_record(name=_is_text, eta=_is_number), "name and eta"),
+    "sampler": (_is_sampler, "name, eta and, where they are not even, levels"),
     "row_ranges": (_list_of(_is_row_range, 1), "a list of steps, first_row and timesteps"),
     "inputs": (_list_of(_is_tensor, 2), "a list of name, dtype and shape"),
     "outputs": (_list_of(_is_tensor, 1), "a list of name, dtype and shape"),

@@ -8,10 +8,14 @@ tensor x_{t_c} always has the noise level of index n = cut-1, whatever strides t
 import hashlib
 import json
 import math
+import reprlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 from collafuse_runtimes.errors import InputError, PlanMismatch
+from collafuse_runtimes.levels import spaced_timesteps
 from collafuse_runtimes.schedule import SCHEDULES, FloatArray, alpha_bar
 
 CLEAN = -1
@@ -20,6 +24,7 @@ CLEAN = -1
 Transition = tuple[int, int]
 """(t, t_prev): the network is called at timestep t and the tensor moves from level t to level t_prev < t."""
 
+PREDICTION_TYPES = ("epsilon", "v")
 MIN_TIMESTEPS, MAX_TIMESTEPS = 2, 1000
 MAX_SIDE = 4096
 
@@ -32,9 +37,10 @@ class SplitPlan:
         image_shape: (C, H, W); C is 1 or 3.
         timesteps: T, 2..1000.
         schedule: "cosine" or "linear".
-        prediction_type: "epsilon", the only one there is.
+        prediction_type: what the networks predict, "epsilon" (Ho et al. 2020) or "v" (Salimans & Ho 2022).
         cut_ratio: c in [0, 1], the client's share of the T timesteps.
         value_range: range of x_0, (-1.0, 1.0).
+        server_prediction_type: the same for the server's network; None takes ``prediction_type``.
 
     Raises:
         InputError: a field is outside its range; the message names field, value and what is valid.
@@ -46,6 +52,7 @@ class SplitPlan:
     prediction_type: str = "epsilon"
     cut_ratio: float = 0.2
     value_range: tuple[float, float] = (-1.0, 1.0)
+    server_prediction_type: str | None = None
 
     def __post_init__(self) -> None:
         _check_image_shape(self.image_shape)
@@ -53,8 +60,11 @@ class SplitPlan:
             raise _invalid("timesteps", self.timesteps, f"an integer from {MIN_TIMESTEPS} to {MAX_TIMESTEPS}")
         if self.schedule not in SCHEDULES:
             raise _invalid("schedule", self.schedule, " or ".join(SCHEDULES))
-        if self.prediction_type != "epsilon":
-            raise _invalid("prediction_type", self.prediction_type, "epsilon")
+        if self.server_prediction_type is None:
+            object.__setattr__(self, "server_prediction_type", self.prediction_type)
+        for name in ("prediction_type", "server_prediction_type"):
+            if getattr(self, name) not in PREDICTION_TYPES:
+                raise _invalid(name, getattr(self, name), " or ".join(PREDICTION_TYPES))
         c = self.cut_ratio
         if isinstance(c, bool) or not isinstance(c, int | float) or not 0 <= c <= 1:
             raise _invalid("cut_ratio", c, "a number in [0, 1] (the client's share of the steps)")
@@ -100,25 +110,69 @@ class SplitPlan:
         """``noise_level`` in words."""
         return f"noise of standard deviation {self.noise_level:.3f} beside an image in [-1, 1]"
 
-    def server_transitions(self, steps: int | None = None) -> tuple[Transition, ...]:
+    def prediction_at(self, t: int) -> str:
+        """What the network that runs timestep t predicts: the server's from ``cut`` on, the head's below."""
+        prediction = self.server_prediction_type if t >= self.cut else self.prediction_type
+        assert prediction is not None
+        return prediction
+
+    def server_transitions(self, steps: int | None = None, levels: str = "even") -> tuple[Transition, ...]:
         """The server's part: from level T-1 to exactly level cut-1 in ``steps`` steps (default: all t_c).
+
+        Args:
+            levels: how the timesteps are spaced, as in ``levels.spaced_timesteps``.
 
         Raises:
             InputError: ``steps`` is not in 1..t_c (0 only when t_c is 0).
         """
-        return _strided("server", self.timesteps - 1, self.cut, steps)
+        return self._spaced("server", self.timesteps - 1, self.cut, steps, levels)
 
-    def client_transitions(self, steps: int | None = None) -> tuple[Transition, ...]:
+    def client_transitions(self, steps: int | None = None, levels: str = "even") -> tuple[Transition, ...]:
         """The client's part: from exactly level cut-1 to CLEAN in ``steps`` steps (default: all cut).
 
         Raises:
             InputError: ``steps`` is not in 1..cut (0 only when cut is 0).
         """
-        return _strided("client", self.cut - 1, 0, steps)
+        return self._spaced("client", self.cut - 1, 0, steps, levels)
+
+    def server_transitions_at(self, timesteps: Sequence[int]) -> tuple[Transition, ...]:
+        """The server's part through exactly these timesteps, to level cut-1.
+
+        Raises:
+            InputError: they do not begin at T-1, do not fall strictly, or go below cut.
+        """
+        return _given("server", self.timesteps - 1, self.cut, timesteps)
+
+    def client_transitions_at(self, timesteps: Sequence[int]) -> tuple[Transition, ...]:
+        """The client's part through exactly these timesteps, to CLEAN.
+
+        Raises:
+            InputError: they do not begin at cut-1, do not fall strictly, or go below 0.
+        """
+        return _given("client", self.cut - 1, 0, timesteps)
+
+    def _spaced(self, side: str, first: int, last: int, steps: int | None, levels: str) -> tuple[Transition, ...]:
+        """A list that would end clean keeps timestep 0, whose step to clean is x_0 itself, unless it is even."""
+        span = first - last + 1
+        steps = span if steps is None else steps
+        if not _is_int(steps) or not min(span, 1) <= steps <= span:
+            valid = f"1 to {span}" if span else f"0 (this plan leaves no step to the {side})"
+            raise InputError(f"{side} steps {steps} out of range: this plan allows {valid}")
+        if not steps:
+            return ()
+        if levels == "even" or last > 0:
+            timesteps = spaced_timesteps(self.alpha_bar, first, last - 1, steps + 1, levels)[:-1]
+        else:
+            timesteps = spaced_timesteps(self.alpha_bar, first, last, steps, levels)
+        return tuple(pairwise((*timesteps, last - 1)))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """JSON-ready fields; ``server_prediction_type`` only where it differs, so that older plans keep their
+        fingerprint."""
+        data = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.server_prediction_type == self.prediction_type:
+            del data["server_prediction_type"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Any) -> "SplitPlan":
@@ -127,12 +181,12 @@ class SplitPlan:
         Raises:
             InputError: fields missing or unknown, or a value outside its range.
         """
-        names = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)} - {"server_prediction_type"}
         if not isinstance(data, dict):
             raise InputError(f"a plan needs the fields {', '.join(sorted(names))}; found {type(data).__name__}")
         if missing := sorted(names - data.keys()):
             raise InputError(f"the plan lacks {', '.join(missing)}; valid: exactly {', '.join(sorted(names))}")
-        if unknown := sorted(map(str, data.keys() - names)):
+        if unknown := sorted(map(str, data.keys() - names - {"server_prediction_type"})):
             raise InputError(f"the plan has unknown fields {unknown!r}; valid: exactly {', '.join(sorted(names))}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**values)
@@ -182,18 +236,15 @@ def require_same_plan(
             )
 
 
-def _strided(side: str, first: int, last: int, steps: int | None) -> tuple[Transition, ...]:
-    """Evenly spaced timesteps t_k = last + floor(span*(steps-k)/steps + 1/2) - 1, span = first - last + 1.
-
-    The first is always ``first``, the last transition always ends at level ``last - 1``; integer arithmetic only.
-    """
-    span = first - last + 1
-    steps = span if steps is None else steps
-    if not _is_int(steps) or not min(span, 1) <= steps <= span:
-        valid = f"1 to {span}" if span else f"0 (this plan leaves no step to the {side})"
-        raise InputError(f"{side} steps {steps} out of range: this plan allows {valid}")
-    levels = [last + (2 * span * (steps - k) + steps) // (2 * steps) - 1 for k in range(steps)] if steps else []
-    return tuple(zip(levels, [*levels[1:], last - 1], strict=True)) if levels else ()
+def _given(side: str, first: int, last: int, timesteps: Sequence[int]) -> tuple[Transition, ...]:
+    chain = (*timesteps, last - 1)
+    integers = all(map(_is_int, chain))
+    if not (integers and (chain[0] == first or not timesteps) and all(a > b for a, b in pairwise(chain))):
+        raise InputError(
+            f"{side} timesteps {reprlib.repr(list(timesteps))} do not fit the plan; valid: integers that fall from "
+            f"{first} to at least {last}"
+        )
+    return tuple(pairwise(chain))
 
 
 def _check_image_shape(shape: object) -> None:

@@ -42,3 +42,10 @@ def alpha_bar(schedule: str, timesteps: int) -> FloatArray:
     result = cast(FloatArray, np.cumprod(1.0 - betas))
     result.flags.writeable = False
     return result
+
+
+def log_snr(alpha_bar: FloatArray) -> FloatArray:
+    """lambda = 1/2 ln(alpha_bar / (1 - alpha_bar)), half the logarithm of the signal-to-noise ratio (Lu et al. 2022,
+    DPM-Solver, section 3.1); infinite where alpha_bar is 1."""
+    with np.errstate(divide="ignore"):
+        return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))

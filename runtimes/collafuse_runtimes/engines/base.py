@@ -50,6 +50,7 @@ class Trajectory:
         labels: (B,) int32 for conditional heads, else None.
         noise: t -> (B, C, H, W) float32 for stochastic heads, else None.
         on_step: called after step k with (k, x); x may be a buffer that the next step but one overwrites.
+        has_history: whether each step takes the x_0 of the one before, zeros at the start.
     """
 
     x_tc: Float32Array
@@ -57,6 +58,7 @@ class Trajectory:
     labels: Labels | None
     noise: Callable[[int], Float32Array] | None
     on_step: OnStep | None
+    has_history: bool
 
 
 class Engine(ABC):
@@ -90,7 +92,19 @@ class Engine(ABC):
         row: int,
         noise: npt.NDArray[Any] | None = None,
         labels: npt.NDArray[Any] | None = None,
+        x_0_old: npt.NDArray[Any] | None = None,
     ) -> Float32Array:
+        """One denoising step; ``step_with_x_0`` without its second result."""
+        return self.step_with_x_0(sample, row, noise, labels, x_0_old)[0]
+
+    def step_with_x_0(
+        self,
+        sample: npt.NDArray[Any],
+        row: int,
+        noise: npt.NDArray[Any] | None = None,
+        labels: npt.NDArray[Any] | None = None,
+        x_0_old: npt.NDArray[Any] | None = None,
+    ) -> tuple[Float32Array, Float32Array | None]:
         """One denoising step.
 
         Args:
@@ -98,9 +112,12 @@ class Engine(ABC):
             row: absolute row of the baked tables (``RowRange.first_row + k``).
             noise: as ``sample``; exactly for stochastic heads.
             labels: (B,) integers; exactly for conditional heads.
+            x_0_old: as ``sample``: the second result of the step before, for samplers with history; None, which
+                counts as zeros, before the first step.
 
         Returns:
-            (B, C, H, W) float32, the caller's own.
+            (next sample, x_0), both (B, C, H, W) float32, the caller's own; x_0 is for samplers with history, else
+            None.
 
         Raises:
             InputError: names the bad input and what is valid.
@@ -117,7 +134,10 @@ class Engine(ABC):
             z = self._images("noise", noise)
             if z.shape != x.shape:
                 raise InputError(f"noise has shape {z.shape}; valid: the sample's, {x.shape}")
-        return self._checked(self._step(x, row, z, self._labels(labels, len(x))), x)
+        y, x_0 = self._step(x, row, z, self._labels(labels, len(x)), self._history(x_0_old, x))
+        if x_0 is None or not self.bundle.sampler.has_history:
+            return self._checked(y, x), None
+        return self._checked(y, x), self._checked(x_0, x)
 
     def denoise(
         self,
@@ -152,7 +172,8 @@ class Engine(ABC):
         if len(indices) != len(x):
             raise InputError(f"{len(indices)} sample indices for {len(x)} samples; give one each")
         rows, checked = self.bundle.row_range(steps), self._labels(labels, len(x))
-        return self._checked(self._denoise(Trajectory(x, rows, checked, self._noise_source(seed, indices), on_step)), x)
+        noise, has_history = self._noise_source(seed, indices), self.bundle.sampler.has_history
+        return self._checked(self._denoise(Trajectory(x, rows, checked, noise, on_step, has_history)), x)
 
     @property
     def device_ms(self) -> float:
@@ -178,7 +199,10 @@ class Engine(ABC):
         """Release it."""
 
     @abstractmethod
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array: ...
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
+        """``x_0_old`` exactly for samplers with history."""
 
     @abstractmethod
     def _denoise(self, trajectory: Trajectory) -> Float32Array: ...
@@ -202,6 +226,17 @@ class Engine(ABC):
                 "shape; export the head again"
             )
         return y
+
+    def _history(self, x_0_old: npt.NDArray[Any] | None, x: Float32Array) -> Float32Array | None:
+        sampler = self.bundle.sampler
+        if not sampler.has_history:
+            if x_0_old is not None:
+                raise InputError(f"sampler {sampler.name} of {self.bundle.path} takes no x_0_old")
+            return None
+        old = np.zeros_like(x) if x_0_old is None else self._images("x_0_old", x_0_old)
+        if old.shape != x.shape:
+            raise InputError(f"x_0_old has shape {old.shape}; valid: the sample's, {x.shape}")
+        return old
 
     def _labels(self, labels: npt.NDArray[Any] | None, count: int) -> Labels | None:
         check_labels(labels, count, self.bundle.num_classes)

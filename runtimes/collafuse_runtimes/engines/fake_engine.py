@@ -4,24 +4,25 @@ import math
 
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise, step_table
+from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise
 
 
 class FakeEngine(Engine):
-    """Where x_0 ~ N(0, I), E[eps | x_t] = sqrt(1 - alpha_bar_t) * x_t (Ho et al. 2020, eq. 4)."""
+    """Where x_0 ~ N(0, I): E[epsilon | x_t] = sqrt(1 - alpha_bar_t) * x_t (Ho et al. 2020, eq. 4), E[v | x_t] = 0."""
 
     name = "fake"
 
     def _open(self) -> None:
-        bundle = self.bundle
-        self._table = step_table(bundle.plan, bundle.transitions, bundle.sampler).tolist()
+        self._table = self.bundle.table.tolist()
 
     def _close(self) -> None:
         del self._table
 
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
-        eps = self._predict_epsilon(x, self.bundle.transitions[row][0])
-        return apply_step(x, eps, StepCoefficients(*self._table[row]), self.bundle.plan.value_range, z)
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
+        out = self._predict(x, self.bundle.transitions[row][0])
+        return apply_step(x, out, StepCoefficients(*self._table[row]), self.bundle.plan.value_range, z, x_0_old)
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         return denoise(
@@ -29,10 +30,12 @@ class FakeEngine(Engine):
             self.bundle.plan,
             trajectory.rows.transitions,
             self.bundle.sampler,
-            self._predict_epsilon,
+            self._predict,
+            table=self.bundle.table_of(trajectory.rows),
             noise=trajectory.noise,
             on_step=trajectory.on_step,
         )
 
-    def _predict_epsilon(self, x: Float32Array, t: int) -> Float32Array:
-        return math.sqrt(1 - self.bundle.plan.alpha_bar_at(t)) * x
+    def _predict(self, x: Float32Array, t: int) -> Float32Array:
+        plan = self.bundle.plan
+        return (math.sqrt(1 - plan.alpha_bar_at(t)) if plan.prediction_at(t) == "epsilon" else 0.0) * x

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.engines.two_buffers import denoise_in_turns
+from collafuse_runtimes.engines.two_buffers import StepArrays, denoise_in_turns
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.noise import Float32Array
 
@@ -48,32 +47,24 @@ class OpenVinoEngine(Engine):
         self._compiled.clear()
         del self._model, self._core
 
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
-        y = np.empty_like(x)
-        step = np.array([row], dtype=np.int32)
-        _infer(self._bind(x, step, z, labels, y))
-        return y
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
+        y, x_0 = np.empty_like(x), None if x_0_old is None else np.empty_like(x)
+        _infer(self._bind(StepArrays(x, np.array([row], dtype=np.int32), z, labels, y, x_0_old, x_0)))
+        return y, x_0
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         return denoise_in_turns(trajectory, self._bind, _infer)
 
-    def _bind(
-        self,
-        x: Float32Array,
-        step: npt.NDArray[np.int32],
-        z: Float32Array | None,
-        labels: Labels | None,
-        y: Float32Array,
-    ) -> Any:
+    def _bind(self, arrays: StepArrays) -> Any:
         """An inference request that reads and writes these very arrays."""
         from openvino import Tensor
 
-        request = self._compiled_for(len(x)).create_infer_request()
-        for name, array in (("sample", x), ("step", step), ("noise", z), ("label", labels)):
-            if array is not None:
-                shared = array if array.flags.writeable else array.copy()  # OpenVINO shares no read-only memory
-                request.set_tensor(name, Tensor(shared, shared_memory=True))
-        request.set_tensor("next_sample", Tensor(y, shared_memory=True))
+        request = self._compiled_for(len(arrays.sample)).create_infer_request()
+        for name, array in (*arrays.inputs(), *arrays.outputs()):
+            shared = array if array.flags.writeable else array.copy()  # OpenVINO shares no read-only memory
+            request.set_tensor(name, Tensor(shared, shared_memory=True))
         return request
 
     def _compiled_for(self, batch: int) -> Any:

@@ -1,14 +1,14 @@
-"""ONNX Runtime on the CPU: two buffers, bound once per trajectory, take turns as input and output."""
+"""ONNX Runtime on the CPU: buffers, bound once per trajectory, take turns as input and output."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from collafuse_runtimes.bundle import HISTORY_IN
 from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.ort_session import CPU, new_session_options, one_line_errors, open_session
-from collafuse_runtimes.engines.two_buffers import denoise_in_turns
+from collafuse_runtimes.engines.two_buffers import StepArrays, denoise_in_turns
 from collafuse_runtimes.noise import Float32Array
 
 
@@ -27,15 +27,15 @@ class OrtCpuEngine(Engine):
     def _close(self) -> None:
         del self._session
 
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
+        optional = {"noise": z, "label": labels, HISTORY_IN: x_0_old}
         feeds: dict[str, Any] = {"sample": x, "step": np.array([row], dtype=np.int32)}
-        if z is not None:
-            feeds["noise"] = z
-        if labels is not None:
-            feeds["label"] = labels
+        feeds |= {name: array for name, array in optional.items() if array is not None}
         with one_line_errors(self.bundle):
-            result: Float32Array = self._session.run(None, feeds)[0]
-        return result
+            results: list[Float32Array] = self._session.run(None, feeds)
+        return results[0], results[1] if len(results) > 1 else None
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         return denoise_in_turns(trajectory, self._bind, self._run)
@@ -44,17 +44,10 @@ class OrtCpuEngine(Engine):
         with one_line_errors(self.bundle):
             self._session.run_with_iobinding(binding)
 
-    def _bind(
-        self,
-        x: Float32Array,
-        step: npt.NDArray[np.int32],
-        z: Float32Array | None,
-        labels: Labels | None,
-        y: Float32Array,
-    ) -> Any:
+    def _bind(self, arrays: StepArrays) -> Any:
         binding = self._session.io_binding()
-        for name, array in (("sample", x), ("step", step), ("noise", z), ("label", labels)):
-            if array is not None:
-                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        binding.bind_output("next_sample", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
+        for name, array in arrays.inputs():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in arrays.outputs():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         return binding

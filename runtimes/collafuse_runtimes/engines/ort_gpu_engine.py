@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.bundle import HISTORY_IN, HISTORY_OUT, HeadBundle
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
 from collafuse_runtimes.engines.ort_session import (
@@ -87,19 +87,21 @@ class OrtGpuEngine(Engine):
     def _timing(self) -> AbstractContextManager[None]:
         return nullcontext() if self._timer is None else self._timer.timing()
 
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
         batch = self._batch(len(x))
-        batch.load(x, labels)
+        batch.load(x, labels, x_0_old)
         batch.load_noise([] if z is None else [z])
         batch.choose(row, 0)
         batch.settle()
         with self._timing():
             batch.run(0, row)
-        return batch.read(1)
+        return batch.read(1), None if x_0_old is None else batch.read_x_0()
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         batch, rows, noise = self._batch(len(trajectory.x_tc)), trajectory.rows, trajectory.noise
-        batch.load(trajectory.x_tc, trajectory.labels)
+        batch.load(trajectory.x_tc, trajectory.labels, batch.zeros if trajectory.has_history else None)
         batch.load_noise([] if noise is None else [noise(t) for t, _ in rows.transitions])
         batch.settle()
         with self._timing() if trajectory.on_step is None else nullcontext():
@@ -199,7 +201,8 @@ class OrtTensorrtEngine(OrtGpuEngine):
 class _Batch:
     """Session, device buffers and bindings of one batch size. A buffer's address never changes.
 
-    Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0. With cuda-bindings nothing
+    Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0, and so with the x_0 of
+    samplers with history. With cuda-bindings nothing
     waits between two steps: row numbers and noise lie on the device before the first, and are copied there in the
     engine's stream, in which the session runs too. Without, ONNX Runtime copies them from the host and waits each time.
     """
@@ -224,19 +227,23 @@ class _Batch:
         self._device, self._rows = on_device or (None, 0)
         self._samples = (buffer(image, np.float32), buffer(image, np.float32))
         self._inputs = {"step": buffer((1,), np.int32)}
+        self._histories = (buffer(image, np.float32), buffer(image, np.float32)) if bundle.sampler.has_history else None
+        self.zeros = np.zeros(image, np.float32)
         if bundle.sampler.is_stochastic:
             self._inputs["noise"] = buffer(image, np.float32)
         if bundle.num_classes is not None:
             self._inputs["label"] = buffer((size,), np.int32)
         self._noise: list[Float32Array] = []
         self._noise_block = (0, 0)
-        self._bindings = tuple(self._bind(source, target) for source, target in (self._samples, self._samples[::-1]))
+        self._bindings = tuple(self._bind(turn) for turn in (0, 1))
         graphs = (1, 2) if captures else (None, None)
         self._run_options = tuple(_run_options(graph, self._device is not None) for graph in graphs)
 
-    def load(self, x: Float32Array, labels: Labels | None) -> None:
+    def load(self, x: Float32Array, labels: Labels | None, x_0_old: Float32Array | None) -> None:
         """Copy what a trajectory begins with to the device."""
         self._put(self._samples[0], x)
+        if self._histories is not None and x_0_old is not None:
+            self._put(self._histories[0], x_0_old)
         if labels is not None:
             self._put(self._inputs["label"], labels)
 
@@ -279,7 +286,14 @@ class _Batch:
 
     def read(self, buffer: int) -> Float32Array:
         """A copy of a sample buffer on the host."""
-        value = self._samples[buffer]
+        return self._read(self._samples[buffer])
+
+    def read_x_0(self) -> Float32Array:
+        """What the first step gave for the next, on the host."""
+        assert self._histories is not None
+        return self._read(self._histories[1])
+
+    def _read(self, value: Any) -> Float32Array:
         if self._device is None:
             return np.array(value.numpy())
         result = np.empty(value.shape(), np.float32)
@@ -289,7 +303,8 @@ class _Batch:
 
     def addresses(self) -> dict[str, int]:
         """Where each buffer lies."""
-        named = {"sample 0": self._samples[0], "sample 1": self._samples[1], **self._inputs}
+        histories = {f"x_0 {number}": value for number, value in enumerate(self._histories or ())}
+        named = {"sample 0": self._samples[0], "sample 1": self._samples[1], **histories, **self._inputs}
         return {name: value.data_ptr() for name, value in named.items()}
 
     def _put(self, value: Any, array: npt.NDArray[Any]) -> None:
@@ -298,11 +313,16 @@ class _Batch:
         else:
             self._device.upload(value.data_ptr(), array)
 
-    def _bind(self, source: Any, target: Any) -> Any:
+    def _bind(self, turn: int) -> Any:
+        """Inputs and outputs of the step from buffer ``turn`` to the other."""
         binding = self._session.io_binding()
-        for name, value in {"sample": source, **self._inputs}.items():
+        inputs, outputs = {"sample": self._samples[turn], **self._inputs}, {"next_sample": self._samples[1 - turn]}
+        if self._histories is not None:
+            inputs[HISTORY_IN], outputs[HISTORY_OUT] = self._histories[turn], self._histories[1 - turn]
+        for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output("next_sample", target)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
         return binding
 
 

@@ -84,6 +84,10 @@ def differences(key: EngineKey, other: EngineKey) -> list[str]:
     return [f"{n} {other.get(n, nothing)} -> {key.get(n, nothing)}" for n in names if key.get(n) != other.get(n)]
 
 
+class PushedOut(ArtefactError):
+    """An engine was removed between finding and reading it."""
+
+
 class EngineCache:
     """A folder of entries; it is made when the first one is stored."""
 
@@ -116,9 +120,15 @@ class EngineCache:
         """The engine's bytes, checked.
 
         Raises:
+            PushedOut: other processes' engines took its place since it was found.
             ArtefactError: they are not those that were stored.
         """
-        data = read_bytes(entry.path)
+        try:
+            data = read_bytes(entry.path)
+        except ArtefactError:
+            if entry.path.exists():
+                raise
+            raise PushedOut(f"{entry.path} gave way to engines built since; start again") from None
         _require_bytes(entry.path, data, entry.data_sha256)
         return data
 

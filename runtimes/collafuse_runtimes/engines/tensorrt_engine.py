@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_runtimes.bundle import HeadBundle, RowRange
+from collafuse_runtimes.bundle import HISTORY_IN, HISTORY_OUT, HeadBundle, RowRange
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import ALIGNMENT, StreamTimer, open_device, upload_rows
 from collafuse_runtimes.engines.tensorrt_binding import dtype_name, label, load_binding, make_logger, require
@@ -39,6 +39,7 @@ class _Loop:
     labels: int | None
     noise: int | None
     noise_stride: int
+    histories: tuple[int, int] | None
     graph: Any = None
 
 
@@ -97,19 +98,22 @@ class TensorrtEngine(Engine):
             if hasattr(self, attribute):
                 delattr(self, attribute)
 
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
         self._device.use()
         loop = self._loop(1, len(x))
-        self._upload(loop, x, z, labels)
+        self._upload(loop, x, z, labels, x_0_old)
         with self._timer.timing():
             self._enqueue(loop, 0, row)
-        return self._result(loop.y, x)
+        return self._result(loop.y, x), None if loop.histories is None else self._result(loop.histories[1], x)
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         self._device.use()
         rows, x = trajectory.rows, trajectory.x_tc
         loop = self._loop(rows.steps, len(x))
-        self._upload(loop, x, self._all_noise(loop, trajectory), trajectory.labels)
+        history = np.zeros_like(x) if trajectory.has_history else None
+        self._upload(loop, x, self._all_noise(loop, trajectory), trajectory.labels, history)
         if trajectory.on_step is not None:
             return self._denoise_watched(loop, trajectory)
         if loop.graph is None:
@@ -130,7 +134,8 @@ class TensorrtEngine(Engine):
     def _capture(self, loop: _Loop, rows: RowRange) -> None:
         """One step outside the capture first: TensorRT sets up on a context's first run what a graph cannot hold.
 
-        That step reads ``loop.x`` and writes ``loop.y``, so the uploaded input is still there for the launch.
+        That step reads ``loop.x`` and writes ``loop.y`` (and so with histories), so the uploaded input is still there
+        for the launch.
         """
         self._enqueue(loop, 0, rows.first_row)
         self._device.synchronise()
@@ -147,6 +152,8 @@ class TensorrtEngine(Engine):
         """Step k of a loop, at ``row`` of the tables."""
         source, target = (loop.x, loop.y) if k % 2 == 0 else (loop.y, loop.x)
         addresses = {"sample": source, "step": self._rows + row * ALIGNMENT, "next_sample": target}
+        if loop.histories is not None:
+            addresses[HISTORY_IN], addresses[HISTORY_OUT] = loop.histories[k % 2], loop.histories[1 - k % 2]
         if loop.noise is not None:
             addresses["noise"] = loop.noise + k * loop.noise_stride
         if loop.labels is not None:
@@ -185,13 +192,14 @@ class TensorrtEngine(Engine):
         x, y = device.malloc(size), device.malloc(size)
         labels = device.malloc(4 * batch) if bundle.num_classes is not None else None
         noise = device.malloc(steps * stride) if bundle.sampler.is_stochastic else None
-        return _Loop(context, x, y, labels, noise, stride)
+        histories = (device.malloc(size), device.malloc(size)) if bundle.sampler.has_history else None
+        return _Loop(context, x, y, labels, noise, stride, histories)
 
     def _make_context(self) -> Any:
         return self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def _free(self, loop: _Loop) -> None:
-        for handle in (loop.graph, loop.x, loop.y, loop.labels, loop.noise):
+        for handle in (loop.graph, loop.x, loop.y, loop.labels, loop.noise, *(loop.histories or ())):
             if handle is not None:
                 self._device.free(handle)
 
@@ -205,8 +213,17 @@ class TensorrtEngine(Engine):
             row[:size] = trajectory.noise(t).ravel()
         return noise
 
-    def _upload(self, loop: _Loop, x: Float32Array, noise: Float32Array | None, labels: Labels | None) -> None:
+    def _upload(
+        self,
+        loop: _Loop,
+        x: Float32Array,
+        noise: Float32Array | None,
+        labels: Labels | None,
+        x_0_old: Float32Array | None,
+    ) -> None:
         self._device.upload(loop.x, x)
+        if x_0_old is not None and loop.histories is not None:
+            self._device.upload(loop.histories[0], x_0_old)
         if noise is not None and loop.noise is not None:
             self._device.upload(loop.noise, noise)
         if labels is not None and loop.labels is not None:

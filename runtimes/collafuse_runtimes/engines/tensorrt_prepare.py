@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from collafuse_runtimes.engines.tensorrt_cache import (
     CachedEngine,
     EngineCache,
     EngineKey,
+    PushedOut,
     differences,
     engine_key,
     machine_key,
@@ -146,7 +148,8 @@ def find_engine(
     cache = EngineCache(options.cache)
     found = cache.lookup_any_profile(engine_key(model_sha256, BatchProfile(OPT_BATCH, MAX_BATCH), machine))
     if found.entry is not None:
-        return FoundEngine(found.entry.key, cache.read(found.entry))
+        with suppress(PushedOut):
+            return FoundEngine(found.entry.key, cache.read(found.entry))
     report = build_engine(bundle, name, options, on_progress=on_progress)
     return FoundEngine(report.key, read_cached_engine(report.path)[1])
 

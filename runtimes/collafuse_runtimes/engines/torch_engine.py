@@ -8,7 +8,7 @@ from collafuse_runtimes.cpus import threads_by_quota
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise, step_table
+from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise
 
 if TYPE_CHECKING:
     import torch
@@ -41,11 +41,12 @@ class TorchEngine(Engine):
         torch.set_num_threads(self._threads_before)
         del self._network
 
-    def _step(self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None) -> Float32Array:
+    def _step(
+        self, x: Float32Array, row: int, z: Float32Array | None, labels: Labels | None, x_0_old: Float32Array | None
+    ) -> tuple[Float32Array, Float32Array | None]:
         bundle = self.bundle
-        (coefficients,) = step_table(bundle.plan, [bundle.transitions[row]], bundle.sampler).tolist()
-        eps = self._epsilon_function(labels)(x, bundle.transitions[row][0])
-        return apply_step(x, eps, StepCoefficients(*coefficients), bundle.plan.value_range, z)
+        out = self._predict(labels)(x, bundle.transitions[row][0])
+        return apply_step(x, out, StepCoefficients(*bundle.table[row].tolist()), bundle.plan.value_range, z, x_0_old)
 
     def _denoise(self, trajectory: Trajectory) -> Float32Array:
         return denoise(
@@ -53,26 +54,27 @@ class TorchEngine(Engine):
             self.bundle.plan,
             trajectory.rows.transitions,
             self.bundle.sampler,
-            self._epsilon_function(trajectory.labels),
+            self._predict(trajectory.labels),
+            table=self.bundle.table_of(trajectory.rows),
             noise=trajectory.noise,
             on_step=trajectory.on_step,
         )
 
-    def _epsilon_function(self, labels: Labels | None) -> Callable[[Float32Array, int], Float32Array]:
-        return epsilon_function(self._network, labels)
+    def _predict(self, labels: Labels | None) -> Callable[[Float32Array, int], Float32Array]:
+        return predict_function(self._network, labels)
 
 
-def epsilon_function(
+def predict_function(
     network: "torch.nn.Module", labels: Labels | None = None
 ) -> Callable[[Float32Array, int], Float32Array]:
-    """``predict_epsilon`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> eps, (B, C, H, W) float32."""
+    """``predict`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> epsilon or v, (B, C, H, W) float32."""
     import torch
 
     conditions: dict[str, Any] = {} if labels is None else {"class_labels": torch.from_numpy(labels)}
 
-    def predict_epsilon(x: Float32Array, t: int) -> Float32Array:
+    def predict(x: Float32Array, t: int) -> Float32Array:
         with torch.inference_mode():
-            eps: Float32Array = network(torch.from_numpy(x), t, return_dict=False, **conditions)[0].numpy()
-        return eps
+            out: Float32Array = network(torch.from_numpy(x), t, return_dict=False, **conditions)[0].numpy()
+        return out
 
-    return predict_epsilon
+    return predict
