@@ -61,7 +61,7 @@ class Engine(Limited):
 
     def get_tensor_mode(self, name: str) -> Any:
         mode = self._trt.TensorIOMode
-        return mode.OUTPUT if name == "next_sample" else mode.INPUT
+        return mode.OUTPUT if name in ("next_sample", "x_0") else mode.INPUT
 
     def get_tensor_dtype(self, name: str) -> Any:
         return getattr(self._trt, self._tensors[name].dtype)
@@ -270,7 +270,9 @@ class FakeTensorrt:
             labels = read("label", np.int32) if self.bundle.num_classes is not None else None
             self.rows.append(row)
             self.labels.append(None if labels is None else labels.tolist())
-            result = self._fake._step(x, row, z, labels)
-            self.cuda.view(addresses["next_sample"], result.nbytes)[:] = result.view(np.uint8).ravel()
+            old = read("x_0_old", np.float32) if self.bundle.sampler.has_history else None
+            results = self._fake._step(x, row, z, labels, old)
+            for tensor, result in zip(self.bundle.outputs, results, strict=False):
+                self.cuda.view(addresses[tensor.name], result.nbytes)[:] = result.view(np.uint8).ravel()
 
         return run

@@ -36,7 +36,7 @@ class Network(Limited):
             self._layers += [Layer(trt, "QUANTIZE", "q", "int8"), Layer(trt, "DEQUANTIZE", "dq", "float16")]
             self._layers += [Layer(trt, "CONVOLUTION", "qconv", "float32")]
         self._layers += [Layer(trt, "ELEMENTWISE", "update", "float32")]
-        self.num_layers, self.num_inputs, self.num_outputs = len(self._layers), len(bundle.inputs), 1
+        self.num_layers, self.num_inputs, self.num_outputs = len(self._layers), len(bundle.inputs), len(bundle.outputs)
 
     def _tensor(self, info: Any) -> Any:
         return SimpleNamespace(name=info.name, dtype=getattr(self._trt, info.dtype), shape=dynamic_shape(info))

@@ -22,6 +22,7 @@ CLASSES = 3
 PLAN = SplitPlan((1, 16, 16), timesteps=50, cut_ratio=0.4)  # cut 20
 RGB_PLAN = SplitPlan((3, 8, 12), timesteps=200, cut_ratio=0.1, schedule="linear")  # cut 20
 DDPM, NOISY_DDIM = Sampler("ddpm"), Sampler("ddim", 0.5)
+SECOND_ORDER = Sampler("dpm++2m", levels="karras")
 
 
 @lru_cache
@@ -103,6 +104,11 @@ def rgb_head() -> HeadBundle:
     return head(RGB_PLAN, sampler=NOISY_DDIM, step_counts=(20, 6), opset=17)
 
 
+def second_order_head() -> HeadBundle:
+    """DPM-Solver++ 2M on Karras levels, conditional; step counts 6 (default), 3 and 1."""
+    return head(conditional=True, sampler=SECOND_ORDER, step_counts=(6, 3, 1))
+
+
 def copy_of(bundle: HeadBundle, folder: Path) -> Path:
     return Path(shutil.copytree(bundle.path, folder / bundle.path.name))
 
@@ -127,7 +133,7 @@ def torch_trajectory(
     denoise(
         x_tc,
         bundle.plan,
-        bundle.plan.client_transitions(steps),
+        bundle.row_range(steps).transitions,
         bundle.sampler,
         predict_function(network, None if labels is None else labels.astype(np.int32)),
         noise=lambda t: noise_batch(seed, range(len(x_tc)), t, shape),

@@ -2,13 +2,13 @@
 
 from typing import ClassVar
 
-from heads import conditional_head, default_head, head, rgb_head
+from heads import conditional_head, default_head, head, rgb_head, second_order_head
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import EngineOptions
 from collafuse_runtimes.engines.ort_gpu_engine import OrtCudaEngine
 
-HEADS = [default_head, conditional_head, rgb_head, lambda: head(precision="fp16")]
+HEADS = [default_head, conditional_head, rgb_head, second_order_head, lambda: head(precision="fp16")]
 WAITS_NOT = "disable_synchronize_execution_providers"
 
 

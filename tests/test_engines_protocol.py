@@ -21,6 +21,7 @@ from heads import (
     head,
     inputs,
     rgb_head,
+    second_order_head,
     workspace,
 )  # fmt: skip
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ from collafuse_runtimes.noise import noise_batch
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import TOLERANCES, tolerance_of
 
-HEADS = [default_head, conditional_head, rgb_head]
+HEADS = [default_head, conditional_head, rgb_head, second_order_head]
 ONE_THREAD = EngineOptions(threads=1)
 
 
@@ -63,10 +64,10 @@ def test_denoise_equals_its_steps(make_head: Callable[[], HeadBundle], engine_na
     before = x_tc.copy()
     with open_engine(bundle, engine_name, ONE_THREAD) as engine:
         for rows in bundle.row_ranges:
-            x, calls = x_tc, []
+            x, x_0, calls = x_tc, None, []
             for k, (t, _) in enumerate(rows.transitions):
                 z = noise_batch(8, [7, 8], t, bundle.plan.image_shape) if bundle.sampler.is_stochastic else None
-                x = engine.step(x, rows.first_row + k, z, labels)
+                x, x_0 = engine.step_with_x_0(x, rows.first_row + k, z, labels, x_0)
             result = engine.denoise(
                 x_tc,
                 rows.steps,

@@ -8,23 +8,21 @@ from heads import PLAN, checkpoint, copy_of, default_head
 
 import collafuse_export.step_graph
 from collafuse_export import export_head
-from collafuse_export.step_graph import CurrentRow, bake_time_embeddings
+from collafuse_export.step_graph import CurrentRow, StepGraph, bake_time_embeddings
 from collafuse_runtimes.bundle import make_row_ranges, read_bundle
 from collafuse_runtimes.checkpoint import NetworkConfig, load_weights, read_checkpoint, write_checkpoint
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.samplers import step_table
 
 
 def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def wrong_table(*arguments: Any) -> Float32Array:
-        table = step_table(*arguments)
-        table[10, 2] *= 1.01  # c_x0 of one step, one per cent off
-        return table
+    class Wrong(StepGraph):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.get_buffer("coefficients")[10, 2] *= 1.01  # c_x0 of one step, one per cent off
 
     older = copy_of(default_head(), tmp_path)
     before = read_bundle(older)
-    monkeypatch.setattr(collafuse_export.step_graph, "step_table", wrong_table)
+    monkeypatch.setattr(collafuse_export.step_graph, "StepGraph", Wrong)
     with pytest.raises(CheckFailed, match=r"after step [12]\d of 20: .*max-abs .*asked for fp32: cosine >= 0.999"):
         export_head(checkpoint(), older)
     assert read_bundle(older) == before

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from heads import conditional_head, default_head, head, inputs, rgb_head, torch_trajectory
+from heads import conditional_head, default_head, head, inputs, rgb_head, second_order_head, torch_trajectory
 
 from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.samplers import step_table
 
-HEADS = [default_head, conditional_head, rgb_head]
+HEADS = [default_head, conditional_head, rgb_head, second_order_head]
 
 
 @pytest.mark.parametrize("make_head", HEADS)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fake_cuda import Error, FakeCuda
 from fake_tensorrt import FakeTensorrt
-from heads import conditional_head, default_head, handover, inputs, rgb_head
+from heads import conditional_head, default_head, handover, inputs, rgb_head, second_order_head
 
 from collafuse_runtimes.bundle import HeadBundle, TensorInfo
 from collafuse_runtimes.engines import EngineOptions, available_engines, open_engine
@@ -23,7 +23,7 @@ from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavaila
 from collafuse_runtimes.infer import run_inference
 from collafuse_runtimes.verify import verify_engine
 
-HEADS = [default_head, conditional_head, rgb_head]
+HEADS = [default_head, conditional_head, rgb_head, second_order_head]
 
 
 @pytest.fixture(autouse=True)

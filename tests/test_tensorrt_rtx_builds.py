@@ -38,7 +38,7 @@ def graph(preset: str, conditional: bool, opset: int, precision: str) -> tuple[H
     bundle = HeadBundle(
         path=Path("nowhere.head"),
         plan=PLAN,
-        sampler=Sampler("ddpm") if conditional else Sampler(),
+        sampler=Sampler("ddpm") if conditional else Sampler("dpm++2m"),
         row_ranges=make_row_ranges(PLAN, [5]),
         precision=precision,
         opset=opset,
@@ -49,7 +49,7 @@ def graph(preset: str, conditional: bool, opset: int, precision: str) -> tuple[H
     )
     with one_thread():
         network = build_network(config, seed=0)
-        module = StepGraph(network, PLAN, bundle.transitions, bundle.sampler, precision)
+        module = StepGraph(network, PLAN, bundle.transitions, bundle.table, precision)
         return bundle, to_onnx(module, bundle.inputs, bundle.outputs, opset, len(bundle.transitions))
 
 
@@ -71,6 +71,8 @@ def feeds(bundle: HeadBundle) -> Iterator[Feeds]:
             found["noise"] = noise_batch(2, [row], 0, PLAN.image_shape)
         if bundle.num_classes is not None:
             found["label"] = np.array([row % bundle.num_classes], np.int32)
+        if bundle.sampler.has_history:
+            found["x_0_old"] = 0.5 * noise_batch(3, [row], 0, PLAN.image_shape)
         yield found
 
 

@@ -239,7 +239,8 @@ def require_same_plan(
 def _given(side: str, first: int, last: int, timesteps: Sequence[int]) -> tuple[Transition, ...]:
     chain = (*timesteps, last - 1)
     integers = all(map(_is_int, chain))
-    if not (integers and (chain[0] == first or not timesteps) and all(a > b for a, b in pairwise(chain))):
+    starts = chain[0] == first  # where the side has no step, first is last - 1
+    if not (starts and integers and all(a > b for a, b in pairwise(chain))):
         raise InputError(
             f"{side} timesteps {reprlib.repr(list(timesteps))} do not fit the plan; valid: integers that fall from "
             f"{first} to at least {last}"
