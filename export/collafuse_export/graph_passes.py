@@ -1,5 +1,6 @@
 """Rewrites of an exported step graph that change no value of it: fewer nodes, and none that works on shapes."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,17 @@ def simplify(model: Any, step_input: str, rows: int) -> Any:
     fix_reshapes(model)
     del model.graph.value_info[:]
     model = optimizer.optimize(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
+    merge_affine(model)
     bake_rows(model, step_input, rows)
     drop_unused(model)
     return model
 
 
 def fix_reshapes(model: Any) -> None:
-    """In place: give every Reshape a constant target, with only the batch open (-1), not one computed from shapes.
+    """In place: give every Reshape a constant target, not one computed from shapes; the batch is 0, "as it was".
 
-    Shape arithmetic runs on the CPU wherever the rest runs: on a GPU it costs a copy per node.
+    Shape arithmetic runs on the CPU wherever the rest runs: on a GPU it costs a copy per node. With -1 for the batch
+    ONNX Runtime no longer knows that two tensors have the same one, and puts reorders around their sum.
     """
     import onnx
 
@@ -42,9 +45,67 @@ def fix_reshapes(model: Any) -> None:
         target = dims.get(shape_of.get(node.input[1], node.output[0]), [])
         if not target or not all(isinstance(n, int) for n in target[1:]):
             continue
+        batch = 0 if dims.get(node.input[0], [])[:1] == target[:1] else -1
         name = f"{node.output[0]}_shape"
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, *target[1:]], np.int64), name))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([batch, *target[1:]], np.int64), name))
         node.input[1] = name
+
+
+def merge_affine(model: Any) -> None:
+    """In place: the per-channel gain and shift after a group normalisation become one node.
+
+    x * gain + shift is BatchNormalization with mean 0 and variance 1, which ONNX Runtime keeps in the blocked layout of
+    the convolutions around it (benchmarks/results/graph_rewrites.md). float32 only:
+    its CPU provider has no other.
+    """
+    import onnx
+
+    graph = model.graph
+    constants = {i.name: i for i in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    merged: dict[str, Any] = {}
+    for add in graph.node:
+        found = _affine(add, makers, constants, readers)
+        if found is None:
+            continue
+        x, mul, gain, shift = found
+        name = add.output[0]
+        ends = {"mean": np.zeros_like(gain), "variance": np.ones_like(gain), "gain": gain, "shift": shift}
+        graph.initializer.extend(onnx.numpy_helper.from_array(v, f"{name}_{end}") for end, v in ends.items())
+        inputs = [x, *(f"{name}_{end}" for end in ("gain", "shift", "mean", "variance"))]
+        merged[name] = onnx.helper.make_node("BatchNormalization", inputs, [name], f"{name}_affine", epsilon=0.0)
+        merged[mul.output[0]] = None
+    nodes = [merged.get(node.output[0], node) for node in graph.node]
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes if node is not None]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _affine(add: Any, makers: dict[str, Any], constants: dict[str, Any], readers: Counter[str]) -> Any:
+    """(x, the Mul, gain, shift) where ``add`` is x * gain + shift per channel right after a normalisation."""
+    if add.op_type != "Add" or (shift := _per_channel(add, constants)) is None:
+        return None
+    mul = makers.get(next(name for name in add.input if name not in constants))
+    if mul is None or mul.op_type != "Mul" or readers[mul.output[0]] > 1:
+        return None
+    gain = _per_channel(mul, constants)
+    x = next((name for name in mul.input if name not in constants), "")
+    back = makers.get(x)
+    norm = makers.get(back.input[0]) if back is not None and back.op_type == "Reshape" else None
+    if gain is None or gain.shape != shift.shape or norm is None or norm.op_type != "InstanceNormalization":
+        return None
+    return x, mul, gain, shift
+
+
+def _per_channel(node: Any, constants: dict[str, Any]) -> "np.ndarray[Any, Any] | None":
+    """The node's one constant where that is (C, 1, 1) float32, as (C,)."""
+    import onnx
+
+    held = [constants[name] for name in node.input if name in constants]
+    if len(held) != 1 or held[0].data_type != onnx.TensorProto.FLOAT or list(held[0].dims)[1:] != [1, 1]:
+        return None
+    return np.ascontiguousarray(onnx.numpy_helper.to_array(held[0]).reshape(-1))
 
 
 def bake_rows(model: Any, step_input: str, rows: int) -> None:
