@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def format_of(path: Path) -> str:
 def test_plan_and_plan_file(tmp_path: Path) -> None:
     write_plan(tmp_path / "plan.json", PLAN)
     assert sorted(table("Plan file")) == json_keys(tmp_path / "plan.json")
-    assert sorted(table("Common ground", "**The plan**")) == sorted(PLAN.to_dict())
+    differing = replace(PLAN, server_prediction_type="v")
+    assert sorted(table("Common ground", "**The plan**")) == sorted(differing.to_dict())
+    assert differing.to_dict().keys() - PLAN.to_dict().keys() == {"server_prediction_type"}
     assert format_of(tmp_path / "plan.json") == "collafuse-plan"
 
 
