@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collafuse_edge.training.losses import diffuse, exact_server_pair
+from collafuse_edge.training.losses import (
+    diffuse,
+    exact_server_pair,
+    exact_server_v_target,
+    v_of_triple,
+    v_target,
+)
 from collafuse_runtimes.plan import SplitPlan
 
 A = 0.7
@@ -48,6 +56,47 @@ def test_expected_eta_is_r_times_expected_epsilon(schedule: str, cut_ratio: floa
             x_t = alpha_bar_t**0.5 * A + deviation * (1 - alpha_bar_t) ** 0.5
             difference = true_eta(x_t, alpha_bar_n, alpha_bar_t) - r_t * true_epsilon(x_t, alpha_bar_t)
             assert abs(difference) < 1e-10
+
+
+def true_v(x_t: Any, alpha_bar_t: Any) -> Any:
+    """E[v | x_t] = sqrt(alpha_bar_t) E[epsilon | x_t] - sqrt(1 - alpha_bar_t) E[x_0 | x_t] of the two-point prior."""
+    x_0 = A * np.tanh(np.sqrt(alpha_bar_t) * A * x_t / (1 - alpha_bar_t))
+    return np.sqrt(alpha_bar_t) * true_epsilon(x_t, alpha_bar_t) - np.sqrt(1 - alpha_bar_t) * x_0
+
+
+@pytest.mark.parametrize("cut_ratio", [0.06, 0.3, 0.8])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_minimiser_of_the_v_loss_is_the_expected_v(schedule: str, cut_ratio: float) -> None:
+    """The target is linear in (x_n, eta) and x_n in eta for a given x_t, so E[target | x_t] follows from E[eta | x_t];
+    it must be r_t E[v | x_t] for every x_t."""
+    plan = SplitPlan((1, 1, 1), timesteps=50, schedule=schedule, cut_ratio=cut_ratio)
+    alpha_bar_n = plan.alpha_bar_at(plan.handover_level)
+    for t in np.linspace(plan.cut, 49, 4).astype(int):
+        levels = alpha_bar_n, plan.alpha_bar_at(int(t))
+        of_x_n, of_eta = (exact_server_pair(*unit, *levels)[0] for unit in ((1.0, 0.0), (0.0, 1.0)))
+        r_t = exact_server_pair(0.0, 0.0, *levels)[1]
+        for deviation in (-3, -0.7, 0.2, 1.9):
+            x_t = levels[1] ** 0.5 * A + deviation * (1 - levels[1]) ** 0.5
+            eta = r_t * true_epsilon(x_t, levels[1])
+            expected = exact_server_v_target((x_t - of_eta * eta) / of_x_n, eta, *levels)
+            assert abs(expected - r_t * true_v(x_t, levels[1])) < 1e-9
+
+
+@given(st.floats(-2, 2), st.floats(-4, 4), st.floats(-5, 5), st.sampled_from(range(15, 49)))
+def test_the_v_loss_is_the_epsilon_loss_over_alpha_bar(x_n: float, eta: float, out: float, t: int) -> None:
+    alpha_bar_n, a = PLAN.alpha_bar_at(14), PLAN.alpha_bar_at(t)
+    x_t, r_t = exact_server_pair(x_n, eta, alpha_bar_n, a)
+    epsilon = a**0.5 * out + (1 - a) ** 0.5 * x_t
+    of_v = exact_server_v_target(x_n, eta, alpha_bar_n, a) - r_t * out
+    assert a**0.5 * of_v == pytest.approx(eta - r_t * epsilon, rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(-1, 1), st.floats(-4, 4), st.floats(1e-4, 0.9999))
+def test_v_epsilon_and_x_0_lead_to_each_other(x_0: float, epsilon: float, a: float) -> None:
+    x_t, v = diffuse(x_0, epsilon, a), v_target(x_0, epsilon, a)
+    assert a**0.5 * v + (1 - a) ** 0.5 * x_t == pytest.approx(epsilon, abs=1e-9)
+    assert a**0.5 * x_t - (1 - a) ** 0.5 * v == pytest.approx(x_0, abs=1e-9)
+    assert v_of_triple(x_t, epsilon, a) == pytest.approx(v, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "t"), [(0, 1), (14, 15), (14, 49), (40, 41)])

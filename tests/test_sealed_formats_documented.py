@@ -107,8 +107,11 @@ def test_head_bundle(tmp_path: Path) -> None:
     write_manifest(bundle)
     manifest, golden = tmp_path / "manifest.json", tmp_path / "golden.safetensors"
     assert sorted(table("Head bundle", "`manifest.json`")) == json_keys(manifest)
-    assert table("Head bundle", "`model.onnx` computes") == [tensor.name for tensor in bundle.inputs]
+    second_order = replace(bundle, sampler=Sampler("dpm++2m"))
+    border = [tensor.name for tensor in bundle.inputs] + [second_order.inputs[-1].name]
+    assert table("Head bundle", "`model.onnx` computes") == border
     assert [tensor.name for tensor in bundle.outputs] == ["next_sample"]
+    assert [tensor.name for tensor in second_order.outputs] == ["next_sample", "x_0"]
     assert sorted(table("Head bundle", "`golden.safetensors`, sealed")) == payload_keys(golden)
     named = {name.replace("<steps>", str(r.steps)) for name in table("Head bundle", "| `seed` |") for r in ranges}
     assert sorted(named) == tensor_names(golden)

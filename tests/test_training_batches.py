@@ -1,5 +1,6 @@
 """What the network is trained on: each task's timesteps, noisy images, targets and weights, number by number."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,25 @@ def test_client_batches_are_epsilon_prediction_below_the_cut() -> None:
     assert batch.x_t.dtype == torch.float32
     assert np.abs(batch.x_t.numpy() - x_t).max() < 1e-6
     assert (batch.scale, batch.labels) == (None, None)
+
+
+def test_v_targets_hold_the_same_images_and_noise() -> None:
+    """Both tasks, from what epsilon-prediction draws with the same seed: the pair (x_t, v) leads back to it."""
+    plan = replace(PLAN, prediction_type="v", server_prediction_type="v")
+    (of_epsilon, of_v), alpha_bar = (
+        (ClientTask(p, IMAGES).batch(EVERY, generator(7)) for p in (PLAN, plan)),
+        PLAN.alpha_bar,
+    )
+    a = torch.from_numpy(alpha_bar[of_v.t.numpy()]).reshape(-1, 1, 1, 1)
+    assert torch.equal(of_v.x_t, of_epsilon.x_t)
+    found = a**0.5 * of_v.target + (1 - a) ** 0.5 * of_v.x_t
+    assert float((found - of_epsilon.target).abs().max()) < 1e-6
+    shards = [make_shard(IMAGES, p, b"k" * 32) for p in (PLAN, plan)]
+    of_epsilon, of_v = (ServerTask([shard], ["s"]).batch(EVERY, generator(7)) for shard in shards)
+    a = torch.from_numpy(alpha_bar[of_v.t.numpy()]).reshape(-1, 1, 1, 1)
+    assert torch.equal(of_v.x_t, of_epsilon.x_t) and torch.equal(of_v.scale, of_epsilon.scale)
+    eta = a**0.5 * of_v.target + of_v.scale * (1 - a) ** 0.5 * of_v.x_t
+    assert float((eta - of_epsilon.target).abs().max()) < 2e-6
 
 
 @pytest.mark.parametrize("cut_ratio", [0.02, 0.2, 1.0])

@@ -1,4 +1,4 @@
-"""The three training targets, and what mixes clients of different cuts. Targets take numpy arrays and torch tensors.
+"""The training targets, and what mixes clients of different cuts. Targets take numpy arrays and torch tensors.
 
 alpha_bar arguments have shape (B, 1, 1, 1) (or anything that broadcasts against the images) and lie in (0, 1].
 """
@@ -38,6 +38,34 @@ def exact_server_pair(x_n: Any, eta: Any, alpha_bar_n: Any, alpha_bar_t: Any) ->
     """
     rho = alpha_bar_t / alpha_bar_n
     return diffuse(x_n, eta, rho), ((1 - rho) / (1 - alpha_bar_t)) ** 0.5
+
+
+def v_target(x_0: Any, epsilon: Any, alpha_bar_t: Any) -> Any:
+    """v = sqrt(alpha_bar_t) epsilon - sqrt(1 - alpha_bar_t) x_0 of an x_t by ``diffuse`` (Salimans & Ho 2022, app. D).
+
+    epsilon = sqrt(alpha_bar_t) v + sqrt(1 - alpha_bar_t) x_t and x_0 = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v.
+    """
+    return alpha_bar_t**0.5 * epsilon - (1 - alpha_bar_t) ** 0.5 * x_0
+
+
+def exact_server_v_target(x_n: Any, eta: Any, alpha_bar_n: Any, alpha_bar_t: Any) -> Any:
+    """What a network F of v has to meet on data that was released once: || target - r_t F(x_t, t) ||^2.
+
+    With epsilon_theta = sqrt(alpha_bar_t) F + sqrt(1 - alpha_bar_t) x_t and r_t of ``exact_server_pair``,
+
+        eta - r_t epsilon_theta = sqrt(alpha_bar_t) (target - r_t F),
+        target = (sqrt(rho) eta - sqrt(1 - rho) x_n) / sqrt(alpha_bar_n),    rho = alpha_bar_t / alpha_bar_n,
+
+    because r_t sqrt(1 - alpha_bar_t) x_t = sqrt(1 - rho) x_t. So its minimiser is the F of the true E[epsilon | x_t],
+    which is E[v | x_t], and the target is v of the pair (x_n, eta) at rho, over sqrt(alpha_bar_n): bounded where
+    alpha_bar_t is not, at the end of pure noise. As the pull on F is r_t^2 as well, ``mixture_weights`` hold for it.
+    """
+    return v_target(x_n, eta, alpha_bar_t / alpha_bar_n) / alpha_bar_n**0.5
+
+
+def v_of_triple(x_t: Any, epsilon: Any, alpha_bar_t: Any) -> Any:
+    """v from a noisy image and the noise in it: v = (epsilon - sqrt(1 - alpha_bar_t) x_t) / sqrt(alpha_bar_t)."""
+    return (epsilon - (1 - alpha_bar_t) ** 0.5 * x_t) / alpha_bar_t**0.5
 
 
 def mixture_weights(alpha_bar: FloatArray, cuts: Sequence[int], *, exact: bool) -> FloatArray:

@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.shard import Shard, read_shard
-from collafuse_edge.training.losses import diffuse, exact_server_pair, mixture_weights
+from collafuse_edge.training.losses import (
+    diffuse,
+    exact_server_pair,
+    exact_server_v_target,
+    mixture_weights,
+    v_of_triple,
+    v_target,
+)
 from collafuse_runtimes.checks import check_images, check_labels
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.noise import Float32Array
@@ -60,7 +67,7 @@ class Task(Protocol):
 
 
 class ClientTask:
-    """epsilon-prediction on t < cut from the client's own images (Ho et al. 2020, eq. 14, t limited to the head's).
+    """Prediction of epsilon (Ho et al. 2020, eq. 14) or v, as the plan says, on t < cut from the client's own images.
 
     Raises:
         InputError: the plan leaves no step to the client, or labels and ``num_classes`` do not fit.
@@ -93,14 +100,17 @@ class ClientTask:
         t = torch.randint(0, self.plan.cut, (len(indices),), generator=generator, device=device)
         epsilon = torch.randn(x_0.shape, generator=generator, device=device)
         labels = None if self.labels is None else torch.from_numpy(self.labels[indices]).to(device)
-        return Batch(diffuse(x_0, epsilon, _alpha_bar(self.plan, t)).float(), t, epsilon, labels=labels)
+        a = _alpha_bar(self.plan, t)
+        target = epsilon if self.plan.prediction_type == "epsilon" else v_target(x_0, epsilon, a).float()
+        return Batch(diffuse(x_0, epsilon, a).float(), t, target, labels=labels)
 
 
 class ServerTask:
     """Both server protocols, from shards that may be cut at different c.
 
-    `upload`: the exact loss of ``losses.exact_server_pair``, t uniform in cut..T-1 of the image's own shard.
-    `paper`: plain epsilon-prediction on the uploaded triples.
+    `upload`: the exact loss of ``losses.exact_server_pair``, t uniform in cut..T-1 of the image's own shard; for v its
+    form in ``losses.exact_server_v_target``.
+    `paper`: plain prediction of epsilon or v on the uploaded triples.
     Where the cuts differ, ``losses.mixture_weights`` make the minimiser that of the mixture of all images.
 
     Raises:
@@ -148,14 +158,19 @@ class ServerTask:
         images = torch.from_numpy(self.images[indices]).to(generator.device)
         if self.protocol == "paper":
             t = torch.from_numpy(self._t[0][indices]).to(generator.device)
-            epsilon = torch.from_numpy(self._epsilon[0][indices]).to(generator.device)
-            return Batch(images, t, epsilon, weight=self._weight(indices, t))
+            target = torch.from_numpy(self._epsilon[0][indices]).to(generator.device)
+            if self.plan.server_prediction_type == "v":
+                target = v_of_triple(images, target, _alpha_bar(self.plan, t)).float()
+            return Batch(images, t, target, weight=self._weight(indices, t))
         cut = torch.from_numpy(self._cut[indices]).to(generator.device)
         uniform = torch.rand(len(indices), generator=generator, device=generator.device)
         t = cut + (uniform * (self.plan.timesteps - cut)).long().clamp(max=self.plan.timesteps - 1 - cut)
         eta = torch.randn(images.shape, generator=generator, device=generator.device)
-        x_t, r_t = exact_server_pair(images, eta, _alpha_bar(self.plan, cut - 1), _alpha_bar(self.plan, t))
-        return Batch(x_t.float(), t, eta, scale=r_t.float(), weight=self._weight(indices, t))
+        levels = _alpha_bar(self.plan, cut - 1), _alpha_bar(self.plan, t)
+        x_t, r_t = exact_server_pair(images, eta, *levels)
+        is_v = self.plan.server_prediction_type == "v"
+        target = exact_server_v_target(images, eta, *levels).float() if is_v else eta
+        return Batch(x_t.float(), t, target, scale=r_t.float(), weight=self._weight(indices, t))
 
     def _weight(self, indices: IntArray, t: "torch.Tensor") -> "torch.Tensor | None":
         if len(self._weights) == 1:
