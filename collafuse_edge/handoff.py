@@ -1,5 +1,6 @@
 """The server's part of a trajectory: noise in, hand-over tensors out."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -63,7 +64,7 @@ def make_handover(
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
         indices = range(first_index + rows.start, first_index + rows.stop)
-        x = noise_batch(seed, indices, plan.timesteps, plan.image_shape)
+        x = start_noise(plan, seed, indices)
         if predict is not None:
             noise = partial(_step_noise, seed, indices, plan)
             before = start // batch_size * len(transitions)
@@ -79,6 +80,12 @@ def make_handover(
         timesteps=tuple(t for t, _ in transitions),
         server_sha256=checkpoint.weights_sha256 if checkpoint else None,
     )
+
+
+def start_noise(plan: SplitPlan, seed: int, indices: range) -> Float32Array:
+    """x_{T-1} of no image, sqrt(1 - alpha_bar_{T-1}) z: the noise that training met there, (B, C, H, W) float32."""
+    scale: Float32Array = np.array(math.sqrt(1 - plan.alpha_bar_at(plan.timesteps - 1)), np.float32)
+    return scale * noise_batch(seed, indices, plan.timesteps, plan.image_shape)
 
 
 def server_way(

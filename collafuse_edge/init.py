@@ -8,17 +8,34 @@ from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.plan_file import FORMAT, read_plan, write_plan
 
 
-def init_plan(out: Path, size: str, channels: int, timesteps: int, schedule: str, cut_ratio: float) -> SplitPlan:
+def init_plan(
+    out: Path,
+    size: str,
+    channels: int,
+    timesteps: int,
+    schedule: str,
+    cut_ratio: float,
+    prediction: str = "epsilon",
+    server_prediction: str | None = None,
+) -> SplitPlan:
     """Write ``out``; writing the same plan again is no error.
 
     Args:
         size: "32" or "HEIGHTxWIDTH".
+        prediction, server_prediction: "epsilon" or "v"; the server's is the heads' where it is None.
 
     Raises:
         InputError: a value is out of range, or ``out`` holds another plan.
         ArtefactError: ``out`` cannot be written.
     """
-    plan = SplitPlan((channels, *sides(size)), timesteps, schedule, cut_ratio=cut_ratio)
+    plan = SplitPlan(
+        (channels, *sides(size)),
+        timesteps,
+        schedule,
+        prediction,
+        cut_ratio,
+        server_prediction_type=server_prediction,
+    )
     require_replaceable(out, FORMAT, overwrite=True)
     if out.exists() and read_plan(out) != plan:
         raise InputError(f"{out} holds another plan; choose another --out, or delete it")
@@ -48,8 +65,9 @@ def describe_plan(plan: SplitPlan, path: Path) -> list[str]:
     server = f"timesteps {plan.timesteps - 1}..{plan.cut}" if plan.t_c else "nothing (c = 1)"
     client = f"timesteps {n}..0" if plan.cut else "nothing (c = 0)"
     return [
-        f"server    {plan.t_c} steps, {server}",
-        f"client    {plan.cut} steps, {client}",
+        f"server    {plan.t_c} steps, {server}, predicts {plan.server_prediction_type}",
+        f"client    {plan.cut} steps, {client}, predicts {plan.prediction_type}",
         f"hand-over level {n}: {level}",
+        f"start     noise of level {plan.timesteps - 1}, alpha_bar {plan.alpha_bar_at(plan.timesteps - 1):.2g}",
         f"wrote     {path}, fingerprint {plan.fingerprint[:16]}",
     ]

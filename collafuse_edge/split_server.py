@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collafuse_edge.handoff import open_predictor
+from collafuse_edge.handoff import open_predictor, start_noise
 from collafuse_runtimes.checkpoint import read_checkpoint
-from collafuse_runtimes.noise import Float32Array, noise_batch
+from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.samplers import Sampler, denoise
 
@@ -40,10 +40,9 @@ class SplitServer:
             InputError: steps below 1.
         """
         transitions = plan.server_transitions(None if steps is None else min(steps, plan.t_c))
-        shape = plan.image_shape
 
         def run(i: int) -> Float32Array:
-            x = noise_batch(0, [i], plan.timesteps, shape)
+            x = start_noise(plan, 0, range(i, i + 1))
             return denoise(x, plan, transitions, Sampler(), self.predict)
 
         return len(transitions), run

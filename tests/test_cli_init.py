@@ -23,12 +23,24 @@ def test_the_lines_say_who_does_what_at_which_noise(tmp_path: Path) -> None:
     alpha_bar_n = plan.alpha_bar[19]
     noise = ((1 - alpha_bar_n) / alpha_bar_n) ** 0.5
     assert done("init", "--size", 32, "--out", tmp_path / "p").splitlines() == [
-        "server    80 steps, timesteps 99..20",
-        "client    20 steps, timesteps 19..0",
+        "server    80 steps, timesteps 99..20, predicts epsilon",
+        "client    20 steps, timesteps 19..0, predicts epsilon",
         f"hand-over level 19: alpha_bar {alpha_bar_n:.4f}, "
         f"noise of standard deviation {noise:.3f} beside an image in [-1, 1]",
+        "start     noise of level 99, alpha_bar 2.4e-07",
         f"wrote     {tmp_path / 'p'}, fingerprint {plan.fingerprint[:16]}",
     ]
+
+
+def test_server_and_heads_may_predict_different_things(tmp_path: Path) -> None:
+    text = done("init", "--size", 32, "--server-prediction", "v", "--out", tmp_path / "p")
+    assert "steps, timesteps 99..20, predicts v" in text and "19..0, predicts epsilon" in text
+    plan = read_plan(tmp_path / "p")
+    assert (plan.prediction_type, plan.server_prediction_type) == ("epsilon", "v")
+    done("init", "--size", 32, "--prediction", "v", "--out", tmp_path / "both")
+    assert read_plan(tmp_path / "both").server_prediction_type == "v"
+    wrong = refusal("init", "--size", 32, "--server-prediction", "x", "--out", tmp_path / "no")
+    assert "plan field server_prediction_type is 'x'; valid: epsilon or v" in wrong
 
 
 @pytest.mark.parametrize(
@@ -57,7 +69,8 @@ def test_the_ends_of_the_range(tmp_path: Path, cut_ratio: float, lines: list[str
 def test_json_is_the_plan(tmp_path: Path) -> None:
     plan = SplitPlan((1, 32, 32))
     result = json.loads(done("init", "--size", 32, "--out", tmp_path / "p", "--json"))
-    assert result == {**plan.to_dict(), "cut": 20, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
+    more = {"cut": 20, "noise_level": plan.noise_level, "start_alpha_bar": plan.alpha_bar[-1]}
+    assert result == {**plan.to_dict(), **more, "fingerprint": plan.fingerprint}
 
 
 def test_the_same_plan_again_is_no_error_and_another_is(tmp_path: Path) -> None:

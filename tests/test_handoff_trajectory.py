@@ -9,7 +9,7 @@ import torch
 from command_line import done
 from small_training import SHAPE, untrained
 
-from collafuse_edge.handoff import make_handover
+from collafuse_edge.handoff import make_handover, start_noise
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint
 from collafuse_runtimes.handover import read_handover
 from collafuse_runtimes.noise import gaussian_noise, noise_batch
@@ -44,8 +44,16 @@ def test_a_sample_depends_on_its_index_alone(server: Path, tmp_path: Path, sampl
 
 def test_without_server_steps_the_handover_is_the_noise_itself() -> None:
     handover = make_handover(LOCAL, None, count=5, seed=2**64 - 1, first_index=2**40, batch_size=2)
-    assert np.array_equal(handover.x_tc, noise_batch(2**64 - 1, range(2**40, 2**40 + 5), 20, SHAPE))
+    z = noise_batch(2**64 - 1, range(2**40, 2**40 + 5), 20, SHAPE)
+    np.testing.assert_allclose(handover.x_tc, (1 - LOCAL.alpha_bar[-1]) ** 0.5 * z, rtol=1e-6)
     assert (handover.timesteps, handover.server_sha256) == ((), None)
+
+
+@pytest.mark.parametrize(("timesteps", "schedule"), [(2, "linear"), (2, "cosine"), (100, "linear")])
+def test_the_start_has_the_noise_that_training_met_at_the_last_timestep(timesteps: int, schedule: str) -> None:
+    plan = SplitPlan((1, 64, 64), timesteps, schedule)
+    found = float(start_noise(plan, 0, range(200)).std())
+    assert found == pytest.approx((1 - plan.alpha_bar[-1]) ** 0.5, rel=5 / (2 * 200 * 64 * 64) ** 0.5)
 
 
 @pytest.mark.parametrize(("steps", "timesteps"), [(None, list(range(19, 4, -1))), (3, [19, 14, 9]), (1, [19])])
@@ -60,7 +68,8 @@ def test_the_chain_is_ddim_down_to_the_handover_level(server: Path, steps: int |
     """Song et al. 2021, eq. 12 with sigma = 0 and x_0 clipped, written out in float64 torch."""
     handover = make_handover(PLAN, server, count=3, seed=1, steps=steps)
     network = load_network(read_checkpoint(server)).double()
-    x = torch.from_numpy(np.stack([gaussian_noise(1, i, 20, SHAPE) for i in range(3)])).double()
+    z = np.stack([gaussian_noise(1, i, 20, SHAPE) for i in range(3)])
+    x = torch.from_numpy(np.float32((1 - PLAN.alpha_bar[-1]) ** 0.5) * z).double()
     levels = [*handover.timesteps, PLAN.handover_level]
     with torch.inference_mode():
         for t, prev in pairwise(levels):

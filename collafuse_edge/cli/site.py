@@ -44,13 +44,22 @@ def init(
     timesteps: Annotated[int, typer.Option(help="T, 2 to 1000.")] = 100,
     schedule: Annotated[str, typer.Option(help="cosine or linear.")] = "cosine",
     cut_ratio: Annotated[float, typer.Option(help="c, the client's share of the steps, 0 to 1.")] = 0.2,
+    prediction: Annotated[str, typer.Option(help="What networks predict: epsilon or v.")] = "epsilon",
+    server_prediction: Annotated[
+        str | None, typer.Option(help="The same for the server's. Default: as --prediction.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a plan file."""
     from collafuse_edge.init import describe_plan, init_plan
 
-    plan = init_plan(out, size, channels, timesteps, schedule, cut_ratio)
-    more = {"cut": plan.cut, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
+    plan = init_plan(out, size, channels, timesteps, schedule, cut_ratio, prediction, server_prediction)
+    more = {
+        "cut": plan.cut,
+        "noise_level": plan.noise_level,
+        "start_alpha_bar": plan.alpha_bar_at(plan.timesteps - 1),
+        "fingerprint": plan.fingerprint,
+    }
     emit({**plan.to_dict(), **more}, as_json, *describe_plan(plan, out))
 
 
