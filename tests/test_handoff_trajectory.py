@@ -76,7 +76,7 @@ def test_the_chain_is_ddim_down_to_the_handover_level(server: Path, steps: int |
             epsilon = network(x, t, return_dict=False)[0]
             x_0 = ((x - (1 - PLAN.alpha_bar[t]) ** 0.5 * epsilon) / PLAN.alpha_bar[t] ** 0.5).clamp(-1, 1)
             x = PLAN.alpha_bar[prev] ** 0.5 * x_0 + (1 - PLAN.alpha_bar[prev]) ** 0.5 * epsilon
-    assert np.abs(handover.x_tc - x.numpy()).max() < 1e-4
+    assert np.abs(handover.x_tc - x.numpy()).max() < 3e-4  # float32, and 1 / sqrt(alpha_bar) = 406 at the start
 
 
 def test_at_c_0_the_server_finishes_the_images(server: Path) -> None:
