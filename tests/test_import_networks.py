@@ -1,6 +1,7 @@
 """A network that diffusers trained becomes a checkpoint, computes the same there, and goes all the way to a device."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import done, refusal, run_cli
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DModel
 from foreign_networks import COSINE, PLAN, edit, network_folder, pipeline, unet
 from safetensors.torch import load_file, save_file
 
 from collafuse_edge.importing.network import import_network
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.plan_file import write_plan
 from collafuse_runtimes.samplers import Sampler, denoise
@@ -98,6 +100,37 @@ def test_our_steps_are_the_schedulers_own(tmp_path: Path) -> None:
             return network(torch.from_numpy(x), t).sample.numpy()
 
     ours = denoise(x_t.numpy(), PLAN, PLAN.client_transitions(), Sampler(), predict)
+    np.testing.assert_allclose(ours, x.numpy(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m"])
+def test_a_network_of_v_takes_the_steps_of_its_scheduler(name: str, tmp_path: Path) -> None:
+    """diffusers' scheduler with v_prediction, and ours with the plan that says v, from the same tensor."""
+    source = pipeline(tmp_path / "theirs", scheduler=DDPMScheduler(**COSINE, prediction_type="v_prediction"))
+    plan = replace(PLAN, prediction_type="v")
+    import_network(source, tmp_path / "ours", "client", plan)
+    network = load_network(read_checkpoint(tmp_path / "ours"))
+    sampler, transitions = Sampler(name), plan.client_transitions(5)
+    if name == "ddim":
+        scheduler = DDIMScheduler(**COSINE, prediction_type="v_prediction", timestep_spacing="leading")
+        scheduler.set_timesteps(50)
+        transitions = plan.client_transitions()
+        timesteps = scheduler.timesteps[-plan.cut :]
+    else:
+        scheduler = DPMSolverMultistepScheduler(
+            **{**COSINE, "prediction_type": "v_prediction"}, final_sigmas_type="zero", solver_order=2
+        )
+        scheduler.set_timesteps(timesteps=[t for t, _ in transitions])
+        timesteps = scheduler.timesteps
+    network.conv_out.weight *= 0.2  # so that no x_0 meets the clip, which diffusers' second solver has not
+    network.conv_out.bias *= 0.2
+    x_t = 0.15 * torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(3))
+    x = x_t.clone()
+    with torch.inference_mode():
+        for t in timesteps:
+            x = scheduler.step(network(x, t).sample, t, x).prev_sample
+    assert float(x.abs().max()) < 1
+    ours = denoise(x_t.numpy(), plan, transitions, sampler, predict_function(network))
     np.testing.assert_allclose(ours, x.numpy(), rtol=0, atol=2e-5)
 
 

@@ -76,7 +76,7 @@ def import_network(source: Path, out: Path, role: str, plan: SplitPlan, schedule
 
     logging.set_verbosity_error()
     config = read_config(folder / "config.json")
-    match = check_scheduler(read_config(scheduler_file), scheduler_file, plan, image_shape(config, plan))
+    match = check_scheduler(read_config(scheduler_file), scheduler_file, plan, role, image_shape(config, plan))
     network = network_of(config, folder / "config.json", plan, role)
     loaded, types, files = load_unet(folder, network)
     try:

@@ -20,6 +20,8 @@ SCHEDULER_CLASSES = (
 )  # fmt: skip
 """Those whose network was trained on x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (Ho et al. 2020,
 eq. 4), however they sample."""
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+"""diffusers' names of what a network predicts to a plan's."""
 TOLERANCE = 1e-5
 """Largest difference of a coefficient of x_t, sqrt(alpha_bar_t) or sqrt(1 - alpha_bar_t), between scheduler and plan.
 diffusers computes in float32, which differs by 2.4e-6 at most (cosine, T = 1000)."""
@@ -40,16 +42,20 @@ class SchedulerMatch:
     notes: tuple[str, ...]
 
 
-def check_scheduler(config: dict[str, Any], path: Path, plan: SplitPlan, shape: tuple[int, int, int]) -> SchedulerMatch:
+def check_scheduler(
+    config: dict[str, Any], path: Path, plan: SplitPlan, role: str, shape: tuple[int, int, int]
+) -> SchedulerMatch:
     """Compare a scheduler's configuration (scheduler_config.json) with a plan.
 
     Args:
         path: of the configuration, for messages.
+        role: "server" or "client": whose prediction type the network's must be.
         shape: of the network's images, (C, H, W), for the command that writes a plan that fits.
 
     Raises:
         ArtefactError: it is of a kind this release cannot continue, or not one that diffusers makes.
-        PlanMismatch: the plan has other noise levels; the message says which plan fits, where one does.
+        PlanMismatch: the plan has other noise levels, or its networks of that role predict something else; the message
+            says which plan fits, where one does.
     """
     name = config.get("_class_name")
     if name not in SCHEDULER_CLASSES:
@@ -59,6 +65,7 @@ def check_scheduler(config: dict[str, Any], path: Path, plan: SplitPlan, shape: 
         raise refused(path, "num_train_timesteps", steps, f"an integer from {MIN_TIMESTEPS} to {MAX_TIMESTEPS}")
     fields, levels = _built(name, config, path)
     _check_fields(fields, path)
+    _check_prediction(fields, path, plan, role)
     if len(levels) != steps:
         raise refused(path, "trained_betas", f"{len(levels)} numbers", f"num_train_timesteps, {steps}")
     error = _distance(levels, plan.alpha_bar)
@@ -81,15 +88,20 @@ def _built(name: str, config: dict[str, Any], path: Path) -> tuple[dict[str, Any
     return {**given, **scheduler.config}, levels
 
 
-def _check_fields(fields: dict[str, Any], path: Path) -> None:
-    prediction = fields.get("prediction_type", "epsilon")
-    if prediction != "epsilon":
-        raise refused(
-            path,
-            "prediction_type",
-            prediction,
-            "epsilon: this release's heads and servers predict the noise, nothing else",
+def _check_prediction(fields: dict[str, Any], path: Path, plan: SplitPlan, role: str) -> None:
+    stated = fields.get("prediction_type", "epsilon")
+    if stated not in PREDICTIONS:
+        raise refused(path, "prediction_type", stated, f"{' or '.join(PREDICTIONS)}: what heads and servers predict")
+    asked = plan.server_prediction_type if role == "server" else plan.prediction_type
+    if PREDICTIONS[stated] != asked:
+        option = "--server-prediction" if role == "server" else "--prediction"
+        raise PlanMismatch(
+            f"{path} has prediction_type {stated}; the plan's {role} predicts {asked}: "
+            f"write a plan with {option} {PREDICTIONS[stated]}"
         )
+
+
+def _check_fields(fields: dict[str, Any], path: Path) -> None:
     if fields.get("variance_type") in ("learned", "learned_range"):
         raise refused(
             path,
