@@ -179,3 +179,43 @@ def test_init_and_bench_split_mean_the_same_noise_level(tmp_path: Path) -> None:
     at, above = (Limits(min_noise_level=plan["noise_level"] * factor) for factor in (1, 1.001))
     assert [choose(whole, limits).admissible for limits in (at, above)] == [2, 1]
     assert choose(whole, above).row == whole[2]  # at c = 1 nothing crosses
+
+
+SCORED = tuple(replace(row, image_kid=kid) for row, kid in zip(WAYS, (0.9, 0.3, 0.25, 0.21, None), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("limits", "c", "admissible"),
+    [
+        (Limits(max_image_kid=0.35), 0.2, 3),
+        (Limits(max_image_kid=0.25), 0.4, 2),
+        (Limits(max_kid_above_best=0.0), 0.8, 1),
+        (Limits(max_kid_above_best=0.1), 0.2, 3),
+        (Limits(max_kid_above_best=0.06, max_latency_ms=160), 0.2, 2),  # the best of those that are quick enough
+    ],
+)
+def test_the_cheapest_way_of_the_quality_asked_for(limits: Limits, c: float, admissible: int) -> None:
+    choice = choose(SCORED, limits)
+    assert choice.row is not None
+    assert (choice.row.cut_ratio, choice.admissible) == (c, admissible)
+    assert choice.row.image_kid is not None
+    assert choice.quality == f"KID of its images: {choice.row.image_kid:#.3g}."
+
+
+def test_a_way_of_unknown_quality_is_not_within_any_and_is_said_where_chosen() -> None:
+    choice = choose(WAYS, Limits(max_latency_ms=300))
+    assert choice.quality is not None and "Nobody scored the images of this way (--image-kid)" in choice.quality
+    blind = choose(WAYS, Limits(max_kid_above_best=0.1))
+    assert blind.row is None
+    assert blind.advice == ("--max-kid-above-best 0.1 cannot be judged: no way's images have a score (--image-kid)",)
+    assert choose(WAYS, Limits(max_image_kid=1.0)).advice == (
+        "--max-image-kid 1 cannot be judged: KID of the images not given (--image-kid)",
+    )
+    (line,) = choose(SCORED, Limits(max_image_kid=0.1)).advice
+    assert line.startswith("--max-image-kid 0.1 would have to be 0.2100: c = 0.8")
+
+
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
+def test_a_distance_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"--max-kid-above-best .* out of range: valid are finite numbers, 0 and more"):
+        Limits(max_kid_above_best=value)

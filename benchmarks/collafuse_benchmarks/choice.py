@@ -11,6 +11,8 @@ from collafuse_benchmarks.document import figure
 from collafuse_benchmarks.split_table import SplitRow
 from collafuse_runtimes.errors import InputError
 
+ABOVE_BEST = "--max-kid-above-best"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -22,14 +24,22 @@ class Limits:
         min_noise_level: 0 and more, of ``SplitPlan.noise_level``. A way that hands nothing over keeps it.
         min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show. A way
             that hands nothing over keeps it.
+        max_image_kid: distance of the finished images from real ones.
+        max_kid_above_best: 0 and more; how far that distance may lie above that of the best way which keeps the other
+            limits.
     """
 
     max_latency_ms: float | None = None
     max_energy_j: float | None = None
     min_noise_level: float | None = None
     min_handover_kid: float | None = None
+    max_image_kid: float | None = None
+    max_kid_above_best: float | None = None
 
     def __post_init__(self) -> None:
+        above = self.max_kid_above_best
+        if above is not None and not 0 <= above < math.inf:
+            raise InputError(f"{ABOVE_BEST} {above:g} out of range: valid are finite numbers, 0 and more")
         for name, rule in RULES.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and rule.least <= value <= rule.most):
@@ -90,6 +100,7 @@ RULES = {
         "KID of the hand-over tensors",
         "finite numbers",
     ),
+    "max_image_kid": _Rule("--max-image-kid", lambda row: row.image_kid, True, "KID of the images", "finite numbers"),
 }
 
 
@@ -102,12 +113,14 @@ class Choice:
         by: what "cheapest" went by, "total_j" or "total_ms".
         admissible: how many ways keep every limit.
         advice: where none does: what would have to give, one line each.
+        quality: what is known of the images of ``row``, for people; None where there is no row.
     """
 
     row: SplitRow | None
     by: str
     admissible: int
     advice: tuple[str, ...]
+    quality: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -121,10 +134,29 @@ def choose(rows: Sequence[SplitRow], limits: Limits) -> Choice:
     """
     whole = [row for row in rows if row.total_ms is not None and not row.notes]
     kept = [row for row in whole if not _broken(row, limits)]
+    if kept and limits.max_kid_above_best is not None:
+        scored = [row for row in kept if row.image_kid is not None]
+        if not scored:
+            unknown = f"{ABOVE_BEST} {limits.max_kid_above_best:g} cannot be judged: no way's images have a score"
+            return Choice(None, "total_ms", 0, (f"{unknown} (--image-kid)",))
+        most = min(_image_kid(row) for row in scored) + limits.max_kid_above_best
+        kept = [row for row in scored if _image_kid(row) <= most]
     by = "total_j" if kept and all(row.total_j is not None for row in kept) else "total_ms"
     if kept:
-        return Choice(min(kept, key=lambda row: (getattr(row, by), row.total_ms)), by, len(kept), ())
+        row = min(kept, key=lambda row: (getattr(row, by), row.total_ms))
+        return Choice(row, by, len(kept), (), _quality(row))
     return Choice(None, by, 0, tuple(_advice(whole, limits)))
+
+
+def _image_kid(row: SplitRow) -> float:
+    return math.inf if row.image_kid is None else row.image_kid
+
+
+def _quality(row: SplitRow) -> str:
+    if row.image_kid is None:
+        return "Nobody scored the images of this way (--image-kid): the choice knows its cost, not its quality."
+    error = "" if row.image_kid_error is None else f" +- {figure(row.image_kid_error, 2)}"
+    return f"KID of its images: {figure(row.image_kid, 3)}{error}."
 
 
 def _broken(row: SplitRow, limits: Limits) -> list[str]:
@@ -162,4 +194,5 @@ def _advice(rows: Sequence[SplitRow], limits: Limits) -> list[str]:
 
 
 def _why_not(name: str, row: SplitRow) -> str:
-    return f"not measured ({row.energy_reason})" if name == "max_energy_j" else "not given (--handover-kid)"
+    missing = "--image-kid" if name == "max_image_kid" else "--handover-kid"
+    return f"not measured ({row.energy_reason})" if name == "max_energy_j" else f"not given ({missing})"

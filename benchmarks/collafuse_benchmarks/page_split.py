@@ -155,7 +155,8 @@ def _choice(payload: dict[str, Any]) -> list[Block]:
         Heading("Choice"),
         Paragraph(
             f"With {stated}: c = {row['cut_ratio']:g}, {steps}: {cost}. {choice['admissible']} of "
-            f"{len(payload['rows'])} ways keep the limits; this one is the cheapest by {by[choice['by']]}."
+            f"{len(payload['rows'])} ways keep the limits; this one is the cheapest by {by[choice['by']]}. "
+            f"{choice.get('quality') or ''}".rstrip()
         ),
     ]
 

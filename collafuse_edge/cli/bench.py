@@ -182,6 +182,12 @@ def split(
     min_handover_kid: Annotated[
         float | None, typer.Option(help="Choose: least distance of the hand-over tensors from real images.")
     ] = None,
+    max_image_kid: Annotated[
+        float | None, typer.Option(help="Choose: largest distance of the images from real ones.")
+    ] = None,
+    max_kid_above_best: Annotated[
+        float | None, typer.Option(help="Choose: how far that may lie above the best way's.")
+    ] = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -209,7 +215,9 @@ def split(
     options = SplitOptions(
         link=None if link_mbps is None else Link(link_mbps, link_latency_ms),
         dtype=known_dtype(dtype),
-        limits=Limits(max_latency_ms, max_energy_j, min_noise_level, min_handover_kid),
+        limits=Limits(
+            max_latency_ms, max_energy_j, min_noise_level, min_handover_kid, max_image_kid, max_kid_above_best
+        ),
         image_scores=read_scores("image-kid", image_kid or []),
         handover_scores=read_scores("handover-kid", handover_kid or []),
     )
