@@ -19,6 +19,7 @@ from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.image_record import ImageRecord, read_record, record_of_handover
 from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.sealed import read_bytes, sha256_file
 
 ESTIMATOR = "U-statistic over all pairs, cubic kernel, features centred and scaled on the real images"
@@ -211,7 +212,7 @@ def _describe_maker(score: KidScore) -> str:
     server = f"{score.server_steps} server steps, c = {score.cut_ratio:g}, seed {score.seed}"
     if score.sampler is None:
         return f"{server}; no head"
-    return f"{score.head}, {score.steps} steps of {score.sampler['name']} by {score.engine}, after {server}"
+    return f"{score.head}, {score.steps} steps of {Sampler(**score.sampler).text} by {score.engine}, after {server}"
 
 
 def _short(error: Exception) -> str:
