@@ -101,25 +101,29 @@ def note_lines(images: "ImageSet") -> list[str]:
 def chooses_images(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter ``data`` by its source and the options of ``SELECTION_OPTIONS``.
 
-    The source is --data where the parameter is annotated as ``DataChoice``, else what the annotation says.
+    The source is --data where the parameter is annotated as ``DataChoice``, else what the annotation says; where the
+    parameter has a default, None, it may be left out.
     """
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         options = {name: values.pop(name) for name in SELECTION_OPTIONS}
-        command(data=DataChoice(values.pop("data"), options), **values)
+        source = values.pop("data")
+        command(data=None if source is None else DataChoice(source, options), **values)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    own = inspect.signature(command).parameters["data"].annotation
-    source = DataOption if own is DataChoice else Annotated[str, own.__metadata__[0]]
-    chosen = [inspect.Parameter("data", keyword, annotation=source)]
+    parameter = inspect.signature(command).parameters["data"]
+    own, default = parameter.annotation, parameter.default
+    kind: Any = str if default is inspect.Parameter.empty else str | None
+    source = DataOption if own is DataChoice else Annotated[kind, own.__metadata__[0]]
+    chosen = [inspect.Parameter("data", keyword, default=default, annotation=source)]
     chosen += [
         inspect.Parameter(name, keyword, default=default, annotation=annotation)
         for name, (annotation, default) in SELECTION_OPTIONS.items()
     ]
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        parameters += chosen if parameter.name == "data" else [parameter.replace(kind=keyword)]
+    for other in inspect.signature(command).parameters.values():
+        parameters += chosen if other.name == "data" else [other.replace(kind=keyword)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

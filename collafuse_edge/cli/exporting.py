@@ -1,10 +1,11 @@
 """The command export: a checkpoint to a head bundle, or a bundle to the TensorRT engine of this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.edge import CacheOption, DeviceOption
 from collafuse_edge.cli.output import (
     EtaOption,
@@ -14,10 +15,15 @@ from collafuse_edge.cli.output import (
     OverwriteOption,
     SamplerOption,
     emit,
+    is_given,
     refuse_options,
     stage_printer,
 )
 from collafuse_runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from collafuse_runtimes.handover import Handover
+    from collafuse_runtimes.noise import Float32Array
 
 CalibrationOption = Annotated[
     Path | None, typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors")
@@ -26,15 +32,29 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Keep a precision slo
 CutOption = Annotated[
     float | None, typer.Option(help="Serve a plan with a smaller cut than the head was trained for. Default: its own.")
 ]
+FitOption = Annotated[
+    DataChoice | None,
+    typer.Option(
+        "--fit",
+        help="Fit few steps to many: hand-over tensors (preferred) or images as for --data.",
+        metavar="X.tc.safetensors|DATA",
+    ),
+]
+TeacherOption = Annotated[
+    int | None, typer.Option(help="Steps of the trajectory that --fit fits to. Default: every step.")
+]
 EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
 
 
 EXPORT_ONLY = (
     "out", "cut_ratio", "steps", "sampler", "eta", "levels", "precision", "opset", "calibration", "force", "overwrite",
+    "data", *SELECTION_OPTIONS, "teacher_steps",
 )  # fmt: skip
 ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
+HANDOVER_SUFFIX = ".tc.safetensors"
 
 
+@chooses_images
 def export(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
@@ -47,6 +67,8 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
     opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
     calibration: CalibrationOption = None,
+    data: FitOption = None,
+    teacher_steps: TeacherOption = None,
     force: ForceOption = False,
     engine: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx: build it for this machine.")] = None,
     device: DeviceOption = None,
@@ -67,9 +89,13 @@ def export(
         raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
     else:
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
+        if data is None or data.source.endswith(HANDOVER_SUFFIX):
+            refuse_options(context, tuple(SELECTION_OPTIONS), "no images are read without --fit DATA")
+        if data is not None and not is_given(context, "sampler"):
+            sampler = "dpm++2m"
         _export_head(
-            source, out, cut_ratio, steps, (sampler, eta, levels), precision, opset, calibration, force, overwrite,
-            as_json,
+            source, out, cut_ratio, steps, (sampler, eta, levels), precision, opset, calibration, data, teacher_steps,
+            force, overwrite, as_json,
         )  # fmt: skip
 
 
@@ -82,10 +108,14 @@ def _export_head(
     precision: str,
     opset: int,
     calibration: Path | None,
+    data: DataChoice | None,
+    teacher_steps: int | None,
     force: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
+    from dataclasses import asdict
+
     from collafuse_edge.cli.parsing import comma_integers, levels_or_timesteps
     from collafuse_export import describe_bundle, describe_precision, export_with_report
     from collafuse_runtimes.handover import read_handover
@@ -95,6 +125,7 @@ def _export_head(
     levels, timesteps = levels_or_timesteps(spacing)
     if timesteps is not None and steps is not None:
         raise InputError(f"--levels {spacing} names every timestep; leave out --steps")
+    fit_to, notes = _fit_source(data, checkpoint)
     bundle, report = export_with_report(
         checkpoint,
         out,
@@ -105,13 +136,34 @@ def _export_head(
         precision=precision,
         opset=opset,
         calibration=None if calibration is None else read_handover(calibration),
+        fit_to=fit_to,
+        teacher_steps=teacher_steps,
         force=force,
         overwrite=overwrite,
         on_progress=stage_printer(),
     )
-    result = {"bundle": str(out), "parity": bundle.parity, "precision": None if report is None else report.to_dict()}
+    result = {
+        "bundle": str(out),
+        "parity": bundle.parity,
+        "precision": None if report is None else report.to_dict(),
+        "fit": None if bundle.fitted is None else asdict(bundle.fitted.report),
+    }
     lines = [] if report is None else describe_precision(report)
-    emit(result, as_json, *describe_bundle(bundle), *lines)
+    emit(result, as_json, *notes, *describe_bundle(bundle), *lines)
+
+
+def _fit_source(data: DataChoice | None, checkpoint: Path) -> "tuple[Handover | Float32Array | None, list[str]]":
+    """(what --fit names, lines about it)."""
+    from collafuse_runtimes.checkpoint import read_checkpoint
+    from collafuse_runtimes.handover import read_handover
+    from collafuse_runtimes.home import expand
+
+    if data is None:
+        return None, []
+    if data.source.endswith(HANDOVER_SUFFIX):
+        return read_handover(expand(data.source)), []
+    images = data.load(read_checkpoint(checkpoint, "client").plan.image_shape)
+    return images.images, note_lines(images)
 
 
 def _build_engine(

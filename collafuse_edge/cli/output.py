@@ -55,6 +55,12 @@ EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
     """Options that would do nothing are refused, not ignored.
 
@@ -62,9 +68,9 @@ def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> 
         InputError: one of ``names`` stands on the command line.
     """
     for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise InputError(f"{why}; leave out --{name.replace('_', '-')}")
+        if is_given(context, name):
+            option = next(param.opts[0] for param in context.command.params if param.name == name)
+            raise InputError(f"{why}; leave out {option}")
 
 
 def emit(result: dict[str, Any], as_json: bool, *lines: str) -> None:

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collafuse_runtimes.bundle import RowRange
+from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.golden import Golden
 from collafuse_runtimes.noise import Float32Array, noise_batch
 from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler, denoise
+from collafuse_runtimes.samplers import denoise
 
 if TYPE_CHECKING:
     import torch
@@ -18,25 +18,21 @@ BATCH, BLOBS = 2, 6
 SHAPE_SEED, HANDOVER_SEED, STEP_SEED = 1, 2, 3
 
 
-def make_golden(
-    network: "torch.nn.Module",
-    plan: SplitPlan,
-    sampler: Sampler,
-    row_ranges: tuple[RowRange, ...],
-    num_classes: int | None,
-) -> Golden:
+def make_golden(network: "torch.nn.Module", bundle: HeadBundle) -> Golden:
     """Denoise synthetic images with ``network`` (float32) along every row range; holds no private data."""
+    plan, num_classes = bundle.plan, bundle.num_classes
     x_tc = handover_of(blob_images(plan.image_shape), plan)
     labels = None if num_classes is None else (np.arange(BATCH) % num_classes).astype(np.int32)
     trajectories = {}
-    for rows in row_ranges:
+    for rows in bundle.row_ranges:
         states: list[Float32Array] = []
         denoise(
             x_tc,
             plan,
             rows.transitions,
-            sampler,
+            bundle.sampler,
             predict_function(network, labels),
+            table=bundle.table_of(rows),
             noise=lambda t: noise_batch(STEP_SEED, range(BATCH), t, plan.image_shape),
             on_step=lambda _, x, states=states: states.append(x),  # type: ignore[misc]
         )

@@ -4,9 +4,11 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collafuse_export.fitting import SOLVER, fit_head
 from collafuse_export.low_precision import OnProgress, check_calibration, write_low_precision
 from collafuse_export.precision import PrecisionReport
 from collafuse_runtimes import __version__
@@ -26,11 +28,13 @@ from collafuse_runtimes.bundle import (
 from collafuse_runtimes.bundle_manifest import OPSETS, PRECISIONS
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
 from collafuse_runtimes.found import peek, replaces_own, require_replaceable
 from collafuse_runtimes.golden import write_golden
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.levels import GIVEN
+from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_engine
 
@@ -56,6 +60,8 @@ def export_with_report(
     precision: str = "fp32",
     opset: int = 20,
     calibration: Handover | None = None,
+    fit_to: Handover | Float32Array | None = None,
+    teacher_steps: int | None = None,
     force: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress = lambda *_: None,
@@ -74,6 +80,8 @@ def export_with_report(
         opset: 20, or 17 for older libraries (JetPack 5).
         calibration: hand-over tensors of the bundle's plan; int8 is fitted to some of them and judged on others, fp16
             judged on all (on the golden vectors where there are none).
+        fit_to: hand-over tensors of the bundle's plan, or images, that the steps are fitted to (``fitting.fit_head``).
+        teacher_steps: that the fit is to; None is every timestep.
         force: whether to publish a precision that is slower than float32 or too far from it. The gate of the golden
             trajectories cannot be forced.
         overwrite: whether to replace a bundle of another head too.
@@ -87,16 +95,19 @@ def export_with_report(
         EngineUnavailable: a library of the [export] extra is not installed.
         ArtefactError: the checkpoint is damaged, or ``out`` cannot be written.
         ExportFailed: torch cannot turn this network into a graph.
-        PlanMismatch: the cut is larger than the head was trained for, or the calibration tensors are of another plan.
-        CheckFailed: the graph differs from the network by more than its precision allows, or a lower precision is not
-            worth it; nothing is written.
+        PlanMismatch: the cut is larger than the head was trained for, or the calibration tensors, or those to fit to,
+            are of another plan.
+        CheckFailed: the graph differs from the network by more than its precision allows, a lower precision is not
+            worth it, or fitted steps are no better than the solver's; nothing is written.
     """
     _check_options(precision, opset)
+    if fit_to is None and teacher_steps is not None:
+        raise InputError(f"teacher steps {teacher_steps} are what a fit is to; give what to fit to, or leave them out")
     from collafuse_export.golden import make_golden
     from collafuse_export.onnx_graph import to_onnx
     from collafuse_export.step_graph import StepGraph, one_thread
 
-    sampler = sampler or Sampler()
+    sampler = sampler or Sampler("ddim" if fit_to is None else SOLVER)
     checkpoint = read_checkpoint(checkpoint_dir, role="client")
     plan, num_classes = checkpoint.plan, checkpoint.network.num_classes
     if cut_ratio is not None:
@@ -123,7 +134,9 @@ def export_with_report(
             class_names=checkpoint.class_names,
         )
         check_calibration(precision, calibration, bundle)
-        write_golden(aside, make_golden(network, plan, sampler, row_ranges, num_classes))
+        if fit_to is not None:
+            bundle = fit_head(bundle, partial(predict_function, network), fit_to, teacher_steps)
+        write_golden(aside, make_golden(network, bundle))
 
         def graph(network_precision: str) -> bytes:
             fresh = load_network(checkpoint)  # the step graph alters its network

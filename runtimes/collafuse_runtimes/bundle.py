@@ -16,6 +16,7 @@ from typing import Any
 from collafuse_runtimes.bundle_manifest import check_manifest
 from collafuse_runtimes.classes import read_class_names, shown
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
+from collafuse_runtimes.fitted import FittedRows, describe_fit, read_fitted, require_rows_of
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.onnx_file import read_graph
 from collafuse_runtimes.plan import SplitPlan, Transition
@@ -109,6 +110,7 @@ class HeadBundle:
         held: path to bytes of the files that ``read_bundle`` read and checked; what runs is these, whatever the files
             have become. Empty for a bundle that is being written.
         class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
+        fitted: rows in place of the sampler's own; exactly where ``sampler.fitted``.
     """
 
     path: Path
@@ -125,6 +127,7 @@ class HeadBundle:
     engines: tuple[BundledEngine, ...] = ()
     held: Mapping[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
     class_names: tuple[str, ...] | None = None
+    fitted: FittedRows | None = None
 
     @property
     def model_path(self) -> Path:
@@ -174,6 +177,11 @@ class HeadBundle:
     @property
     def table(self) -> Float32Array:
         """(rows, 7) float32: the step coefficients of every row, columns as in ``StepCoefficients``."""
+        return self.solver_table if self.fitted is None else self.fitted.table
+
+    @property
+    def solver_table(self) -> Float32Array:
+        """As ``table``, before anything was fitted."""
         return step_table(self.plan, self.transitions, self.sampler)
 
     def table_of(self, rows: RowRange) -> Float32Array:
@@ -249,6 +257,7 @@ def write_manifest(bundle: HeadBundle) -> None:
         "tools": bundle.tools,
         "float_layers": list(bundle.float_layers),
         "engines": {engine.name: engine.key for engine in bundle.engines},
+        **({} if bundle.fitted is None else bundle.fitted.to_manifest()),
         "files": {name: sha256_file(bundle.path / name) for name in (MODEL, GOLDEN, *(e.name for e in bundle.engines))},
     }
     write_json(bundle.path / MANIFEST, FORMAT, payload)
@@ -269,6 +278,8 @@ def read_bundle(path: Path) -> HeadBundle:
     try:
         check_manifest(manifest)
         bundle = replace(_bundle_from_manifest(path, manifest), held=held)
+        if bundle.fitted is not None:
+            require_rows_of(bundle.fitted, bundle.solver_table, [r.steps for r in bundle.row_ranges])
         for field, value in _derived(bundle).items():
             if manifest[field] != value:
                 raise InputError(f"{field} does not follow from the plan and the sampler; export the head again")
@@ -315,6 +326,7 @@ def describe_bundle(bundle: HeadBundle) -> list[str]:
         f"head      {bundle.path}: {network.preset}, {network.parameters:,} parameters{condition}",
         f"work      {network.flops_per_step / 1e6:,.0f} MFLOP per step and image of {shape}",
         f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.text}",
+        *([] if bundle.fitted is None else describe_fit(bundle.fitted.report)),
         f"graph     {bundle.precision}, opset {bundle.opset}, {len(bundle.model) / 1e6:.1f} MB",
         *names,
     ]
@@ -360,6 +372,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         float_layers=tuple(manifest["float_layers"]),
         engines=tuple(BundledEngine(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()),
         class_names=read_class_names(manifest.get("class_names"), manifest["num_classes"]),
+        fitted=read_fitted(manifest),
     )
 
 

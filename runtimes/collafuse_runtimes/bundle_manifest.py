@@ -72,7 +72,14 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_sampler(value: Any) -> bool:
-    return _is_even_sampler(value) or _is_uneven_sampler(value)
+    kinds = {"levels": _is_text, "fitted": _is_flag}
+    return isinstance(value, dict) and _record(
+        name=_is_text, eta=_is_number, **{k: kinds[k] for k in kinds if k in value}
+    )(value)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 7 and all(map(_is_number, value))
 
 
 _is_agreement = _record(cosine=_is_number, max_abs=_or_null(_is_number), max_rel=_or_null(_is_number))
@@ -93,8 +100,6 @@ _is_parity = _record(
     passed=_is_flag,
 )
 _is_row_range = _record(steps=lambda value: _is_count(value, 1), first_row=_is_count, timesteps=_list_of(_is_count, 1))
-_is_even_sampler = _record(name=_is_text, eta=_is_number)
-_is_uneven_sampler = _record(name=_is_text, eta=_is_number, levels=_is_text)
 _is_tensor = _record(name=_is_text, dtype=_is_text, shape=_list_of(lambda n: n == "batch" or _is_count(n, 1)))
 _is_network = _record(
     preset=_is_text,
@@ -103,11 +108,28 @@ _is_network = _record(
     weights_sha256=_is_digest,
 )
 
-OPTIONAL = frozenset({"class_names"})
+_is_fit = _record(
+    source=lambda value: value in ("hand-over", "images"),
+    tensors=lambda value: _is_count(value, 1),
+    held_out=lambda value: _is_count(value, 1),
+    teacher_steps=lambda value: _is_count(value, 1),
+    ranges=_list_of(
+        _record(
+            steps=lambda value: _is_count(value, 1),
+            rmse=_is_number,
+            rmse_unfitted=_is_number,
+            sharpness=_is_number,
+            sharpness_unfitted=_is_number,
+        ),
+        1,
+    ),
+)
+
+OPTIONAL = frozenset({"class_names", "rows", "fit"})
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "plan": (lambda value: isinstance(value, dict), "the plan"),
     "fingerprint": (_is_digest, "64 hex digits"),
-    "sampler": (_is_sampler, "name, eta and, where they are not even, levels"),
+    "sampler": (_is_sampler, "name, eta and, where there is more to say, levels and fitted"),
     "row_ranges": (_list_of(_is_row_range, 1), "a list of steps, first_row and timesteps"),
     "inputs": (_list_of(_is_tensor, 2), "a list of name, dtype and shape"),
     "outputs": (_list_of(_is_tensor, 1), "a list of name, dtype and shape"),
@@ -121,5 +143,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float_layers": (_list_of(_is_text), "a list of names of nodes"),
     "engines": (_mapping_of(_mapping_of(lambda value: isinstance(value, str))), "names of engine files to their keys"),
     "files": (_mapping_of(_is_digest), "names of files to their sha256"),
+    "rows": (_list_of(_is_row, 1), "a list of 7 numbers for every row"),
+    "fit": (_is_fit, "the report of the fit"),
 }
 """Field to (what holds of it, the same in words)."""

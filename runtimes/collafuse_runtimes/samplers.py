@@ -29,13 +29,17 @@ X = TypeVar("X")
 class Sampler:
     """Which sampler, DDIM's eta (0 deterministic, 1 as noisy as DDPM), and how its timesteps are chosen.
 
+    ``fitted``: rows fitted to one head stand in place of the sampler's own (``fitted.FittedRows``).
+
     Raises:
-        InputError: unknown name or levels, eta outside [0, 1], or eta given to a sampler without one.
+        InputError: unknown name or levels, eta outside [0, 1], eta given to a sampler without one, or fitted without
+            a history.
     """
 
     name: str = "ddim"
     eta: float = 0.0
     levels: str = "even"
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
@@ -46,6 +50,8 @@ class Sampler:
             raise InputError(f"eta {self.eta} has no meaning for {self.name}; leave it out or use ddim")
         if self.levels not in (*LEVELS, GIVEN):
             raise InputError(f"unknown levels {self.levels!r}; valid: {', '.join(LEVELS)}")
+        if self.fitted and not self.has_history:
+            raise InputError(f"sampler {self.name} cannot be fitted; valid: dpm++2m, whose steps know the last x_0")
         object.__setattr__(self, "eta", float(self.eta))
 
     @property
@@ -61,15 +67,13 @@ class Sampler:
     @property
     def text(self) -> str:
         """For people, for example "dpm++2m on karras levels"."""
-        eta = f" (eta {self.eta:g})" if self.eta else ""
-        return f"{self.name}{eta}" + ("" if self.levels == "even" else f" on {self.levels} levels")
+        note = f" (eta {self.eta:g})" if self.eta else " (fitted)" if self.fitted else ""
+        return f"{self.name}{note}" + ("" if self.levels == "even" else f" on {self.levels} levels")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields; ``levels`` only where they are not even, as files of earlier releases have it."""
-        data = asdict(self)
-        if self.levels == "even":
-            del data["levels"]
-        return data
+        """JSON-ready fields; ``levels`` and ``fitted`` only where they say something, as files of earlier releases."""
+        usual = {"levels": "even", "fitted": False}
+        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
 
 
 class StepCoefficients(NamedTuple):
