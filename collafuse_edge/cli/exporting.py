@@ -91,8 +91,9 @@ def export(
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         if data is None or data.source.endswith(HANDOVER_SUFFIX):
             refuse_options(context, tuple(SELECTION_OPTIONS), "no images are read without --fit DATA")
-        if data is not None and not is_given(context, "sampler"):
-            sampler = "dpm++2m"
+        if data is not None:
+            sampler = sampler if is_given(context, "sampler") else "dpm++2m"
+            levels = levels if is_given(context, "levels") else "karras"
         _export_head(
             source, out, cut_ratio, steps, (sampler, eta, levels), precision, opset, calibration, data, teacher_steps,
             force, overwrite, as_json,

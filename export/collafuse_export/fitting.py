@@ -159,6 +159,7 @@ def fit_rows(part: Part, rows: RowRange, solver: Float32Array, states: dict[int,
         columns = [x_0, x, x_0_old][: len(free)]
         table[k, free] = best_coefficients(columns, states[prev], solver[k, free].astype(np.float64))
         x, x_0_old = apply_step(x, out, _row(table, k), VALUE_RANGE, x_0_old=x_0_old)
+    table += 0  # no -0.0, which reads like a coefficient
     return table
 
 

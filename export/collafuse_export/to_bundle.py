@@ -74,7 +74,7 @@ def export_with_report(
         cut_ratio: of the plan to serve, at most the checkpoint's: the head was trained for all timesteps below its own
             cut. None is the checkpoint's.
         step_counts: denoising steps to bake in, the first is the default; None is full stride.
-        sampler: baked in; default DDIM, eta 0, even levels.
+        sampler: baked in; default DDIM, eta 0, even levels; DPM-Solver++ 2M on Karras levels for a fit.
         timesteps: to bake in place of ``step_counts``, from the hand-over level down; ``sampler.levels`` is then GIVEN.
         precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
         opset: 20, or 17 for older libraries (JetPack 5).
@@ -107,7 +107,7 @@ def export_with_report(
     from collafuse_export.onnx_graph import to_onnx
     from collafuse_export.step_graph import StepGraph, one_thread
 
-    sampler = sampler or Sampler("ddim" if fit_to is None else SOLVER)
+    sampler = sampler or (Sampler() if fit_to is None else Sampler(SOLVER, levels="karras"))
     checkpoint = read_checkpoint(checkpoint_dir, role="client")
     plan, num_classes = checkpoint.plan, checkpoint.network.num_classes
     if cut_ratio is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from collafuse_runtimes.bundle_manifest import check_manifest
 from collafuse_runtimes.classes import read_class_names, shown
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
-from collafuse_runtimes.fitted import FittedRows, describe_fit, read_fitted, require_rows_of
+from collafuse_runtimes.fitted import FittedRows, describe_fit, read_fitted, require_rows_in, require_rows_of
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.onnx_file import read_graph
 from collafuse_runtimes.plan import SplitPlan, Transition
@@ -280,6 +280,7 @@ def read_bundle(path: Path) -> HeadBundle:
         bundle = replace(_bundle_from_manifest(path, manifest), held=held)
         if bundle.fitted is not None:
             require_rows_of(bundle.fitted, bundle.solver_table, [r.steps for r in bundle.row_ranges])
+            require_rows_in(bundle.fitted, bundle.model)
         for field, value in _derived(bundle).items():
             if manifest[field] != value:
                 raise InputError(f"{field} does not follow from the plan and the sampler; export the head again")

@@ -115,6 +115,17 @@ def require_rows_of(fitted: FittedRows, solver: Float32Array, steps: Sequence[in
         raise InputError("fit reports other step counts than row_ranges; export the head again")
 
 
+def require_rows_in(fitted: FittedRows, model: bytes) -> None:
+    """Hold fitted rows against the graph, which has each coefficient as one constant with a number for every row.
+
+    Raises:
+        InputError: the graph was made from other rows.
+    """
+    for name, column in zip(FREE, fitted.table[:, FREE_COLUMNS].T, strict=True):
+        if column.any() and np.ascontiguousarray(column, "<f4").tobytes() not in model:
+            raise InputError(f"rows has {name} that are not those of the graph; export the head again")
+
+
 def describe_fit(report: FitReport) -> list[str]:
     """A fit in lines for people, one per step count."""
     seen = f"{report.tensors} {'hand-over tensors' if report.source == 'hand-over' else 'images'}"
