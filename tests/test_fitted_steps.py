@@ -134,7 +134,7 @@ def test_fitted_is_better_on_held_out_tensors_or_refused(conditional: bool, seed
             np.sqrt(((denoise(held_out, PLAN, rows.transitions, TWO_M, predict, table=t) - teacher) ** 2).mean())
             for t in (fitted.table_of(rows), bundle.table_of(rows))
         ]
-        assert errors[0] < errors[1]
+        assert errors[0] <= 0.99001 * errors[1]
         assert errors == pytest.approx([said.rmse, said.rmse_unfitted], abs=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_unusable_fits(
 
 
 def test_hand_over_tensors_of_another_plan_are_refused() -> None:
-    with pytest.raises(PlanMismatch, match="disagree on cut_ratio: the head has .* the hand-over file has "):
+    with pytest.raises(PlanMismatch, match=r"disagree on cut_ratio: the head has .* the hand-over file has "):
         fit_head(unfitted(PLAN, (3,)), zero, calibration(PLAN.with_cut_ratio(0.2), 9))
 
 

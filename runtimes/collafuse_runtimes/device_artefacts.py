@@ -1,6 +1,7 @@
 """What a device may hold, explained without torch: plan, hand-over, head bundle, images, engines, checkpoints."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,15 @@ def _head(path: Path) -> Facts:
     read_golden(head)
     counts = [r.steps for r in head.row_ranges]
     network, parity = head.network, head.parity
+    fit = None if head.fitted is None else head.fitted.report
     names = "" if head.class_names is None else f": {shown(head.class_names)}"
     return {
         "role": ("client", "client head"),
         **plan_facts(head.plan),
-        "steps": (counts, f"{', '.join(map(str, counts))} by {head.sampler.name}, eta {head.sampler.eta:g}"),
+        "steps": (counts, f"{', '.join(map(str, counts))} by {head.sampler.text}"),
+        "fit": (None, "")
+        if fit is None
+        else (asdict(fit), f"to {fit.teacher_steps} steps on {fit.tensors} tensors ({fit.source})"),
         "network": (network.preset, f"{network.preset}, {network.parameters:,} parameters"),
         "precision": (head.precision, f"{head.precision}, opset {head.opset}"),
         "classes": (head.num_classes, "none" if head.num_classes is None else f"{head.num_classes}{names}"),

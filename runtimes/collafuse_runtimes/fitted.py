@@ -65,7 +65,8 @@ class FittedRows:
     @property
     def table(self) -> Float32Array:
         """(rows, 7) float32."""
-        return np.array(self.rows, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.array(self.rows, dtype=np.float32)
 
     def to_manifest(self) -> dict[str, Any]:
         """The manifest's fields."""
