@@ -27,7 +27,7 @@ from collafuse_export.step_graph import one_thread
 from collafuse_runtimes.bundle import HeadBundle, NetworkInfo, make_row_ranges
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint
 from collafuse_runtimes.engines.torch_engine import predict_function
-from collafuse_runtimes.errors import CheckFailed, InputError, PlanMismatch
+from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError, PlanMismatch
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array, noise_batch
 from collafuse_runtimes.plan import CLEAN, SplitPlan
@@ -181,6 +181,14 @@ def test_unusable_fits(
 ) -> None:
     with pytest.raises(InputError, match=message):
         fit_head(unfitted(PLAN, counts), zero, source, **options)
+
+
+def test_a_network_that_gives_no_numbers_is_refused() -> None:
+    def broken(_: object) -> Predict:
+        return lambda x, t: x * (np.nan if t == 5 else 1)
+
+    with pytest.raises(ArtefactError, match="predicts NaN or Inf at timestep 5, so nothing can be fitted"):
+        fit_head(unfitted(PLAN, (3,)), broken, calibration(PLAN, 9))
 
 
 def test_hand_over_tensors_of_another_plan_are_refused() -> None:

@@ -23,7 +23,7 @@ from collafuse_export.golden import handover_of
 from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.engines.base import Labels
-from collafuse_runtimes.errors import CheckFailed, InputError
+from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
 from collafuse_runtimes.fitted import FREE_COLUMNS, FitReport, FittedRange, FittedRows
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array
@@ -91,6 +91,7 @@ def fit_head(
     Raises:
         InputError: another sampler, fewer than ``LEAST`` tensors, or a step count that is not below the teacher's.
         PlanMismatch: the hand-over tensors are of another plan.
+        ArtefactError: the network predicts NaN or Inf.
         CheckFailed: of a step count, the fitted rows are no nearer to the teacher than the solver's, by ``LEAST_GAIN``.
     """
     if bundle.sampler.name != SOLVER:
@@ -229,11 +230,20 @@ def require_better(report: FitReport) -> None:
 
 
 def in_batches(predict_with: PredictWith, labels: Labels | None) -> Predict:
-    """The network for any number of tensors, ``BATCH`` at a time."""
+    """The network for any number of tensors, ``BATCH`` at a time.
+
+    Raises:
+        ArtefactError: the function does, where the network predicts NaN or Inf.
+    """
 
     def predict(x: Float32Array, t: int) -> Float32Array:
         rows = [slice(start, start + BATCH) for start in range(0, len(x), BATCH)]
-        return np.concatenate([predict_with(None if labels is None else labels[r])(x[r], t) for r in rows])
+        out = np.concatenate([predict_with(None if labels is None else labels[r])(x[r], t) for r in rows])
+        if not np.isfinite(out).all():
+            raise ArtefactError(
+                f"the head predicts NaN or Inf at timestep {t}, so nothing can be fitted; train it again"
+            )
+        return out
 
     return predict
 

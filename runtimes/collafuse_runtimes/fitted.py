@@ -1,4 +1,4 @@
-"""What a head bundle says of steps that were fitted to its head (docs/formats.md, docs/few_steps.md)."""
+"""What a head bundle says of steps that were fitted to its head (docs/formats.md, docs/architecture.md)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
