@@ -33,13 +33,13 @@ from collafuse_runtimes.schedule import FloatArray
 
 SOLVER = "dpm++2m"
 MOST_TENSORS, LEAST = 48, 6
-"""Of a source: more change three coefficients a step little, and the teacher's time is in proportion."""
+"""Of a source. Eight determine three coefficients a step, the others judge; the teacher's time is in proportion."""
 BATCH = 8
 """Tensors per call of the network."""
 UNDETERMINED = 1e-6
 """Combinations of the columns that are smaller than this share of the largest keep the solver's coefficients."""
-LEAST_GAIN = 0.01
-"""Share of the unfitted solver's error that a fit must take away on held-out tensors: less is no gain."""
+ERRORS = 2.0
+"""Standard errors, over held-out tensors, that a fit's gain must exceed: less is chance."""
 VALUE_RANGE = SplitPlan.value_range
 
 Predict = Callable[[Float32Array, int], Float32Array]
@@ -52,12 +52,22 @@ class Judgement:
     """How near the images of a few-step way come to the teacher's.
 
     Attributes:
-        rmse: root mean square difference, images in [-1, 1].
+        errors: (B,) mean square difference of every image, images in [-1, 1].
         sharpness: power of their Laplacian relative to that of the teacher's.
     """
 
-    rmse: float
+    errors: FloatArray
     sharpness: float
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square difference over all images."""
+        return float(self.errors.mean() ** 0.5)
+
+    def is_better_than(self, other: "Judgement") -> bool:
+        """Whether its mean square difference is lower, on the same tensors, by more than ``ERRORS`` standard errors."""
+        gain = other.errors - self.errors
+        return bool(gain.mean() > ERRORS * gain.std(ddof=1) / len(gain) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def fit_head(
         InputError: another sampler, fewer than ``LEAST`` tensors, or a step count that is not below the teacher's.
         PlanMismatch: the hand-over tensors are of another plan.
         ArtefactError: the network predicts NaN or Inf.
-        CheckFailed: of a step count, the fitted rows are no nearer to the teacher than the solver's, by ``LEAST_GAIN``.
+        CheckFailed: of a step count, the fitted rows are no nearer to the teacher than the solver's, by ``ERRORS``.
     """
     if bundle.sampler.name != SOLVER:
         raise InputError(f"sampler {bundle.sampler.name} cannot be fitted; valid: {SOLVER}")
@@ -106,10 +116,10 @@ def fit_head(
         solver = bundle.table_of(rows)
         table = fit_rows(seen, rows, solver, states)
         fitted, unfitted = (judge(unseen.predict, rows, rival, unseen.x, images) for rival in (table, solver))
+        require_better(rows, fitted, unfitted)
         tables.append(table)
         figures.append(FittedRange(rows.steps, fitted.rmse, unfitted.rmse, fitted.sharpness, unfitted.sharpness))
     report = FitReport(kind, len(seen.x), len(unseen.x), len(way), tuple(figures))
-    require_better(report)
     numbers = tuple(tuple(row) for row in np.concatenate(tables).tolist())
     return replace(bundle, sampler=replace(bundle.sampler, fitted=True), fitted=FittedRows(numbers, report))
 
@@ -203,7 +213,7 @@ def judge(
         x, x_0_old = apply_step(x, predict(x, t), _row(table, k), VALUE_RANGE, x_0_old=x_0_old)
     distance = x.astype(np.float64) - reference
     own, wanted = laplacian_power(x), laplacian_power(reference)
-    return Judgement(float(np.sqrt((distance**2).mean())), own / wanted if wanted else float(own == wanted))
+    return Judgement((distance**2).mean(axis=(1, 2, 3)), own / wanted if wanted else float(own == wanted))
 
 
 def laplacian_power(images: Float32Array) -> float:
@@ -213,20 +223,19 @@ def laplacian_power(images: Float32Array) -> float:
     return float(((around - 4 * p[:, :, 1:-1, 1:-1]) ** 2).mean())
 
 
-def require_better(report: FitReport) -> None:
-    """Do nothing, or say which step count the fit did not help.
+def require_better(rows: RowRange, fitted: Judgement, unfitted: Judgement) -> None:
+    """Do nothing, or say that the fit did not help.
 
     Raises:
         CheckFailed: with the figures of the held-out tensors.
     """
-    for r in report.ranges:
-        if not r.rmse <= (1 - LEAST_GAIN) * r.rmse_unfitted:
-            raise CheckFailed(
-                f"{r.steps} fitted steps are no better than unfitted ones: RMSE {r.rmse:.4g} against "
-                f"{r.rmse_unfitted:.4g} to {report.teacher_steps} steps on {report.held_out} held-out tensors, "
-                f"sharpness {r.sharpness:.3f} against {r.sharpness_unfitted:.3f}; nothing was written: leave out this "
-                "step count or --fit, or fit to more tensors"
-            )
+    if not fitted.is_better_than(unfitted):
+        raise CheckFailed(
+            f"{rows.steps} fitted steps are no better than unfitted ones: RMSE {fitted.rmse:.4g} against "
+            f"{unfitted.rmse:.4g} to the teacher on {len(fitted.errors)} held-out tensors, sharpness "
+            f"{fitted.sharpness:.3f} against {unfitted.sharpness:.3f}; a gain must exceed {ERRORS:g} standard errors; "
+            "nothing was written: leave out this step count or --fit, or fit to more tensors"
+        )
 
 
 def in_batches(predict_with: PredictWith, labels: Labels | None) -> Predict:
@@ -249,7 +258,7 @@ def in_batches(predict_with: PredictWith, labels: Labels | None) -> Predict:
 
 
 def _parts(bundle: HeadBundle, predict_with: PredictWith, source: Handover | Float32Array) -> tuple[str, Part, Part]:
-    """(kind of source, what to fit to, what to judge on): evenly spread over the source, every third held out."""
+    """(kind of source, what to fit to, what to judge on): evenly spread over the source; every third is fitted to."""
     plan, is_handover = bundle.plan, isinstance(source, Handover)
     if isinstance(source, Handover):
         require_same_plan(plan, "the head", source.plan, "the hand-over file")
@@ -260,10 +269,10 @@ def _parts(bundle: HeadBundle, predict_with: PredictWith, source: Handover | Flo
         raise InputError(f"{len(given)} tensors are too few to fit and to judge; valid: {LEAST} and more; {what}")
     chosen = given[np.linspace(0, len(given) - 1, min(len(given), MOST_TENSORS)).round().astype(int)]
     tensors = chosen if is_handover else handover_of(chosen, plan)
-    is_held_out = np.arange(len(tensors)) % 3 == 0
+    is_seen = np.arange(len(tensors)) % 3 == 0
     seen, unseen = (
         Part(x, in_batches(predict_with, labels_for(range(len(x)), bundle.num_classes)))
-        for x in (tensors[~is_held_out], tensors[is_held_out])
+        for x in (tensors[is_seen], tensors[~is_seen])
     )
     return "hand-over" if is_handover else "images", seen, unseen
 
