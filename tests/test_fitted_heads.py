@@ -29,13 +29,13 @@ _made: dict[tuple[str, int], HeadBundle] = {}
 
 
 def fitted_head(precision: str = "fp32", opset: int = 20) -> HeadBundle:
-    """Step counts 4 (default) and 2, fitted to hand-over tensors of 24; int8 is calibrated on six."""
+    """Step counts 3 (default) and 2, fitted to hand-over tensors of 24; int8 is calibrated on six."""
     key = precision, opset
     if key not in _made:
         _made[key] = export_head(
             checkpoint(),
             workspace() / f"fitted-{precision}-{opset}.head",
-            step_counts=(4, 2),
+            step_counts=(3, 2),
             fit_to=calibration(PLAN, 24),
             precision=precision,
             opset=opset,
@@ -63,11 +63,11 @@ def test_every_engine_runs_the_fitted_rows(engine: str) -> None:
     options = EngineOptions(checkpoint=checkpoint_of(bundle)) if engine == "torch" else DEFAULTS
     report = verify_bundle(bundle, engine, options)
     assert report.passed
-    assert [r.steps for r in report.ranges] == [4, 2]
+    assert [r.steps for r in report.ranges] == [3, 2]
     x_tc, _ = inputs(bundle, 3)
     with open_engine(bundle, engine, options) as runs:
         x, x_0 = x_tc, None
-        for row in range(4):
+        for row in range(3):
             x, x_0 = runs.step_with_x_0(x, row, x_0_old=x_0)
         np.testing.assert_allclose(runs.denoise(x_tc), x, atol=1e-4)
 
@@ -85,7 +85,7 @@ def without_its_fit(bundle: HeadBundle) -> HeadBundle:
 
 def fake_steps(bundle: HeadBundle, x: np.ndarray) -> list[np.ndarray]:
     with open_engine(bundle, "fake") as fake:
-        return [fake.step(x, row) for row in range(4)]
+        return [fake.step(x, row) for row in range(3)]
 
 
 @pytest.mark.parametrize(("precision", "opset"), [("fp16", 20), ("int8-cpu", 20), ("int8-trt", 17)])
@@ -104,14 +104,14 @@ def test_a_fitted_head_says_so() -> None:
     report = bundle.fitted.report
     assert (report.source, report.tensors, report.held_out, report.teacher_steps) == ("hand-over", 8, 16, 20)
     lines = [line for line in describe_bundle(bundle) if line.startswith("fitted")]
-    assert lines[0].startswith("fitted    4 steps to 20 on 8 hand-over tensors; on 16 others RMSE 0.0")
+    assert lines[0].startswith("fitted    3 steps to 20 on 8 hand-over tensors; on 16 others RMSE 0.0")
     for entry in report.ranges:
         assert entry.rmse < entry.rmse_unfitted
         assert 0.5 < entry.sharpness < 1.5
     changed = np.abs(bundle.table - bundle.solver_table) > 0
     assert changed[:, FREE_COLUMNS[:2]].all()
     assert not changed[:, [0, 1, 4, 5]].any()
-    assert (bundle.table[[0, 4], 6] == 0).all()
+    assert (bundle.table[[0, 3], 6] == 0).all()
 
 
 def test_unfitted_bundles_have_no_word_of_it() -> None:
@@ -131,7 +131,7 @@ def test_nothing_of_the_tensors_but_coefficients_is_in_a_bundle() -> None:
     """Three numbers a step and five figures a step count; graph and golden trajectories are as without a fit, but for
     the rows."""
     manifest = json.loads((fitted_head().path / MANIFEST).read_text())
-    assert [len(row) for row in manifest["rows"]] == [7] * 6
+    assert [len(row) for row in manifest["rows"]] == [7] * 5
     assert set(manifest["fit"]) == {"source", "tensors", "held_out", "teacher_steps", "ranges"}
     assert sorted(file.name for file in fitted_head().path.iterdir()) == sorted(
         file.name for file in second_order_head().path.iterdir()
@@ -159,8 +159,8 @@ def unfit(manifest: Manifest) -> None:
         (scaled(5), "rows differs from the plan's in more than c_x0, c_xt, c_old"),
         (lambda m: m["rows"][1].__setitem__(2, 0.1), "rows holds a number that is no float32"),
         (lambda m: m["rows"][1].__setitem__(2, 1e300), "rows holds a number that is no float32"),
-        (lambda m: m["rows"][4].__setitem__(6, 0.5), "rows gives a first step a step before it"),
-        (lambda m: m["rows"].pop(), r"rows has the shape (5, 7), its row ranges need (6, 7)"),
+        (lambda m: m["rows"][3].__setitem__(6, 0.5), "rows gives a first step a step before it"),
+        (lambda m: m["rows"].pop(), r"rows has the shape (4, 7), its row ranges need (5, 7)"),
         (lambda m: m["rows"][0].pop(), "rows is [["),
         (lambda m: m["rows"][0].__setitem__(2, True), "rows is [["),
         (lambda m: m.update(rows=[]), "rows is []"),
@@ -195,7 +195,7 @@ def test_rows_changed_in_the_graph_too_do_not_verify(bundle_dir: Path, tmp_path:
     (bundle_dir / MODEL).write_bytes(model.replace(column.tobytes(), after.tobytes()))
     reseal(bundle_dir, lambda manifest: manifest["rows"][1].__setitem__(2, float(after[1])))
     result = run_cli("verify", bundle_dir)
-    assert (result.code, "differs from the torch network after step 4 of 4" in result.err) == (1, True)
+    assert (result.code, "differs from the torch network after step 3 of 3" in result.err) == (1, True)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def handover_file(tmp_path: Path) -> Path:
 
 def test_export_fit_on_the_command_line(handover_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.head"
-    said = json.loads(done("export", checkpoint(), "--fit", handover_file, "--steps", "4,2", "--out", out, "--json"))
+    said = json.loads(done("export", checkpoint(), "--fit", handover_file, "--steps", "3,2", "--out", out, "--json"))
     assert said["fit"]["ranges"] == [vars(r) for r in fitted_head().fitted.report.ranges]  # type: ignore[union-attr]
     np.testing.assert_array_equal(read_bundle(out).table, fitted_head().table)
     assert "to 20 steps on 8 tensors (hand-over)" in done("inspect", out)
