@@ -59,7 +59,8 @@ def json_of(site: Path, capfd: pytest.CaptureFixture[str], command: str) -> dict
 def test_json_of_init(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json_of(site, capfd, "init --size 24x16 --channels 3 --cut-ratio 0.25 --out @new-plan.json")
     plan = read_plan(site / "new-plan.json")
-    assert found == {**plan.to_dict(), "cut": 25, "noise_level": plan.noise_level, "fingerprint": plan.fingerprint}
+    more = {"cut": 25, "noise_level": plan.noise_level, "start_alpha_bar": plan.alpha_bar[-1]}
+    assert found == {**plan.to_dict(), **more, "fingerprint": plan.fingerprint}
 
 
 def test_json_of_upload(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
