@@ -12,6 +12,7 @@ import numpy as np
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.samplers import Sampler
 
 if TYPE_CHECKING:
     from collafuse_edge.training.tasks import Task
@@ -20,9 +21,12 @@ CLIENTS = (0, 2)
 """Phantom populations of the two clients."""
 
 IMAGE_SHAPE = (1, 32, 32)
-TIMESTEPS, CUT_RATIO = 100, 0.2
+TIMESTEPS, CUT_RATIO, SERVER_PREDICTION = 100, 0.2, "v"
 TRAINING_IMAGES = 768
 SERVER_STEPS, HEAD_STEPS = 800, 300
+SERVER_WAY, SERVER_WAY_STEPS = Sampler("ddim"), 20
+HEAD_WAY, HEAD_WAY_STEPS = Sampler("dpm++2m", levels="karras"), 5
+"""Samplers and the steps they take, at most: a plan may leave a side fewer."""
 BATCH_SIZE, WARMUP_STEPS, EMA_DECAY, LEARNING_RATE = 16, 50, 0.99, 1e-3
 _OPTIONS = (
     f"--batch-size {BATCH_SIZE} --warmup-steps {WARMUP_STEPS} --ema-decay {EMA_DECAY} "
@@ -101,8 +105,10 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
     started = time.monotonic()
     out.mkdir(parents=True)
     size = str(IMAGE_SHAPE[1])
-    say(f"init --size {size} --timesteps {TIMESTEPS} --cut-ratio {CUT_RATIO}")
-    plan = init_plan(out / "plan.json", size, IMAGE_SHAPE[0], TIMESTEPS, "cosine", CUT_RATIO)
+    say(f"init --size {size} --timesteps {TIMESTEPS} --cut-ratio {CUT_RATIO} --server-prediction {SERVER_PREDICTION}")
+    plan = init_plan(
+        out / "plan.json", size, IMAGE_SHAPE[0], TIMESTEPS, "cosine", CUT_RATIO, server_prediction=SERVER_PREDICTION
+    )
     sites = [_upload(out, i, plan, say) for i in range(len(CLIENTS))]
     _train_server(out, sites, say, on_step)
     finished = [_finish(site, _train_head(site, plan, say, on_step), plan, out / "server", say) for site in sites]
@@ -185,14 +191,17 @@ def _finish(
     from collafuse_runtimes.verify import verify_bundle
 
     tc_file, head, seed = site.folder / "x.tc.safetensors", site.folder / "head", int(site.name[-1])
-    where = f"--device cpu --out {site.name}/{tc_file.name}"
+    server_steps, head_steps = min(SERVER_WAY_STEPS, plan.t_c), min(HEAD_WAY_STEPS, plan.cut)
+    where = f"{_options_of(SERVER_WAY, server_steps)} --device cpu --out {site.name}/{tc_file.name}"
     say(f"handoff --plan plan.json --server server --count {PREVIEW} --seed {seed} {where}")
     begun = time.perf_counter()
-    handover = make_handover(plan, server, count=PREVIEW, seed=seed, device="cpu")
+    handover = make_handover(
+        plan, server, count=PREVIEW, seed=seed, steps=server_steps, sampler=SERVER_WAY, device="cpu"
+    )
     server_ms = (time.perf_counter() - begun) * 1e3 / PREVIEW
     write_handover(tc_file, handover)
-    say(f"export {site.name}/head --out {site.name}/edge.head")
-    bundle = export_head(head, site.folder / "edge.head")
+    say(f"export {site.name}/head {_options_of(HEAD_WAY, head_steps)} --out {site.name}/edge.head")
+    bundle = export_head(head, site.folder / "edge.head", step_counts=(head_steps,), sampler=HEAD_WAY)
     say(f"verify {site.name}/edge.head")
     report = verify_bundle(bundle)
     report.require_passed(str(bundle.path))
@@ -210,3 +219,7 @@ def _finish(
         head_ms=float(np.median(trajectory_ms(bundle, handover))),
     )
     return row, site.x_0[:PREVIEW], handover.x_tc.clip(-1, 1), result.images
+
+
+def _options_of(sampler: Sampler, steps: int) -> str:
+    return f"--sampler {sampler.name} --levels {sampler.levels} --steps {steps}"

@@ -15,7 +15,8 @@ from command_line import done, refusal, run_cli
 from heads import CLASSES, PLAN, calibration, checkpoint, checkpoint_of, copy_of, inputs, second_order_head, workspace
 
 from collafuse_export import export_head
-from collafuse_runtimes.bundle import FORMAT, MANIFEST, MODEL, HeadBundle, describe_bundle, read_bundle
+from collafuse_runtimes.bundle import FORMAT, MANIFEST, MODEL, HeadBundle, read_bundle
+from collafuse_runtimes.bundle_text import describe_bundle
 from collafuse_runtimes.engines import DEFAULTS, EngineOptions, open_engine
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.fitted import FREE_COLUMNS

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from collafuse_edge.cli import bench, edge, exporting, importing, inspecting, quality, server, site
+from collafuse_edge.cli import bench, distilling, edge, exporting, importing, inspecting, quality, server, site
 from collafuse_edge.cli.paths import expand_homes, keep_inputs
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ def root(
         raise typer.Exit(2)
 
 
-for group in (site, server, exporting, edge, inspecting, quality):
+for group in (site, server, distilling, exporting, edge, inspecting, quality):
     for command in group.COMMANDS:
         app.command()(command)
 app.command("import")(importing.import_network)  # a name that no Python function can have

@@ -94,8 +94,10 @@ def export(
         if data is not None:
             sampler = sampler if is_given(context, "sampler") else "dpm++2m"
             levels = levels if is_given(context, "levels") else "karras"
+        is_asked = data is not None or any(is_given(context, name) for name in ("sampler", "eta", "levels"))
+        way = (sampler, eta, levels) if is_asked else None
         _export_head(
-            source, out, cut_ratio, steps, (sampler, eta, levels), precision, opset, calibration, data, teacher_steps,
+            source, out, cut_ratio, steps, way, precision, opset, calibration, data, teacher_steps,
             force, overwrite, as_json,
         )  # fmt: skip
 
@@ -105,7 +107,7 @@ def _export_head(
     out: Path,
     cut_ratio: float | None,
     steps: str | None,
-    way: tuple[str, float, str],
+    way: tuple[str, float, str] | None,
     precision: str,
     opset: int,
     calibration: Path | None,
@@ -122,17 +124,19 @@ def _export_head(
     from collafuse_runtimes.handover import read_handover
     from collafuse_runtimes.samplers import Sampler
 
-    name, eta, spacing = way
-    levels, timesteps = levels_or_timesteps(spacing)
+    sampler, timesteps = None, None
+    if way is not None:
+        levels, timesteps = levels_or_timesteps(way[2])
+        sampler = Sampler(way[0], way[1], levels)
     if timesteps is not None and steps is not None:
-        raise InputError(f"--levels {spacing} names every timestep; leave out --steps")
+        raise InputError("--levels names every timestep already; leave out --steps")
     fit_to, notes = _fit_source(data, checkpoint)
     bundle, report = export_with_report(
         checkpoint,
         out,
         cut_ratio=cut_ratio,
         step_counts=None if steps is None else comma_integers("steps", steps),
-        sampler=Sampler(name, eta, levels),
+        sampler=sampler,
         timesteps=timesteps,
         precision=precision,
         opset=opset,

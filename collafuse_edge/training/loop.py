@@ -26,7 +26,8 @@ from collafuse_edge.training.resume import (
 )
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, Task
-from collafuse_runtimes.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
+from collafuse_runtimes.checkpoint import Checkpoint, NetworkConfig, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.distilled import Distilled
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
 from collafuse_runtimes.lock import hold
 from collafuse_runtimes.partial import hidden
@@ -50,6 +51,8 @@ class TrainRun:
         resume: whether to continue an unfinished run.
         cpu: whether to leave a GPU unused.
         class_names: of a conditional head's classes, kept in the checkpoint; None where they have none.
+        start: whose averaged weights to begin with; None begins with fresh ones.
+        distilled: what the checkpoint says of a head that is being distilled.
     """
 
     task: Task
@@ -60,6 +63,8 @@ class TrainRun:
     resume: bool = False
     cpu: bool = False
     class_names: tuple[str, ...] | None = None
+    start: Checkpoint | None = None
+    distilled: Distilled | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
@@ -68,6 +73,7 @@ class TrainRun:
             "plan": self.task.plan.to_dict(),
             "network": asdict(self.network),
             "data": self.task.digest(),
+            **({} if self.start is None else {"start": self.start.weights_sha256}),
         }
 
 
@@ -183,7 +189,8 @@ def _prepare(
     from collafuse_edge.training.presets import build_network
 
     settings = run.settings
-    network = build_network(run.network, settings.seed).to(accelerator.device)
+    fresh = build_network(run.network, settings.seed) if run.start is None else load_network(run.start)
+    network = fresh.train().requires_grad_(True).to(accelerator.device)
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = EMAModel(network.parameters(), decay=settings.ema_decay)
@@ -368,6 +375,7 @@ def _publish(run: TrainRun, state: TrainState, progress: Progress, accelerator: 
         ema=state.ema_tensors(),
         training=training,
         class_names=run.class_names,
+        distilled=run.distilled,
     )
 
 

@@ -27,6 +27,7 @@ from collafuse_runtimes.bundle import (
 )
 from collafuse_runtimes.bundle_manifest import OPSETS, PRECISIONS
 from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
+from collafuse_runtimes.distilled import Distilled
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
@@ -107,8 +108,11 @@ def export_with_report(
     from collafuse_export.onnx_graph import to_onnx
     from collafuse_export.step_graph import StepGraph, one_thread
 
-    sampler = sampler or (Sampler() if fit_to is None else Sampler(SOLVER, levels="karras"))
     checkpoint = read_checkpoint(checkpoint_dir, role="client")
+    if checkpoint.distilled is not None:
+        asked = (cut_ratio, step_counts, sampler, timesteps, fit_to)
+        sampler, timesteps = _of_distilled(checkpoint_dir, checkpoint.distilled, asked)
+    sampler = sampler or (Sampler() if fit_to is None else Sampler(SOLVER, levels="karras"))
     plan, num_classes = checkpoint.plan, checkpoint.network.num_classes
     if cut_ratio is not None:
         plan = plan.with_cut_ratio(cut_ratio)
@@ -132,6 +136,7 @@ def export_with_report(
             parity={},
             tools={"collafuse-edge": __version__, **{name: _version(name) for name in TOOLS}},
             class_names=checkpoint.class_names,
+            distilled=checkpoint.distilled,
         )
         check_calibration(precision, calibration, bundle)
         if fit_to is not None:
@@ -156,6 +161,23 @@ def export_with_report(
         check_graph(bundle)
         write_manifest(replace(bundle, parity=report.to_dict()))
     return read_bundle(out), comparison
+
+
+def _of_distilled(
+    checkpoint_dir: Path, distilled: Distilled, asked: tuple[object, ...]
+) -> tuple[Sampler, tuple[int, ...]]:
+    """The only way a distilled head may be run.
+
+    Raises:
+        InputError: another was asked for.
+    """
+    names = ("cut_ratio", "step_counts", "sampler", "timesteps", "fit_to")
+    if other := [name for name, value in zip(names, asked, strict=True) if value is not None]:
+        raise InputError(
+            f"{checkpoint_dir} was distilled for {distilled.text}: leave out {', '.join(other)}, or export the head it "
+            "was distilled from"
+        )
+    return Sampler(), distilled.timesteps
 
 
 def _check_options(precision: str, opset: int) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.bundle_manifest import check_manifest
-from collafuse_runtimes.classes import read_class_names, shown
+from collafuse_runtimes.classes import read_class_names
+from collafuse_runtimes.distilled import Distilled
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
-from collafuse_runtimes.fitted import FittedRows, describe_fit, read_fitted, require_rows_in, require_rows_of
+from collafuse_runtimes.fitted import FittedRows, read_fitted, require_rows_in, require_rows_of
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.onnx_file import read_graph
 from collafuse_runtimes.plan import SplitPlan, Transition
@@ -111,6 +112,7 @@ class HeadBundle:
             have become. Empty for a bundle that is being written.
         class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
         fitted: rows in place of the sampler's own; exactly where ``sampler.fitted``.
+        distilled: of a head made for these steps alone; None for all others.
     """
 
     path: Path
@@ -128,6 +130,7 @@ class HeadBundle:
     held: Mapping[Path, bytes] = field(default_factory=dict, repr=False, compare=False)
     class_names: tuple[str, ...] | None = None
     fitted: FittedRows | None = None
+    distilled: Distilled | None = None
 
     @property
     def model_path(self) -> Path:
@@ -258,6 +261,7 @@ def write_manifest(bundle: HeadBundle) -> None:
         "float_layers": list(bundle.float_layers),
         "engines": {engine.name: engine.key for engine in bundle.engines},
         **({} if bundle.fitted is None else bundle.fitted.to_manifest()),
+        **({} if bundle.distilled is None else {"distilled": asdict(bundle.distilled)}),
         "files": {name: sha256_file(bundle.path / name) for name in (MODEL, GOLDEN, *(e.name for e in bundle.engines))},
     }
     write_json(bundle.path / MANIFEST, FORMAT, payload)
@@ -317,22 +321,6 @@ def _require_plain_files(path: Path) -> None:
             raise ArtefactError(f"{path} holds {entry.name!r}, which is no regular file; copy the bundle again")
 
 
-def describe_bundle(bundle: HeadBundle) -> list[str]:
-    """What a bundle is, in lines for people."""
-    network, shape = bundle.network, "x".join(map(str, bundle.plan.image_shape))
-    counts = ", ".join(str(r.steps) for r in bundle.row_ranges)
-    condition = "" if bundle.num_classes is None else f", {bundle.num_classes} classes"
-    names = [] if bundle.class_names is None else [f"classes   {shown(bundle.class_names)} (names from your data)"]
-    return [
-        f"head      {bundle.path}: {network.preset}, {network.parameters:,} parameters{condition}",
-        f"work      {network.flops_per_step / 1e6:,.0f} MFLOP per step and image of {shape}",
-        f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.text}",
-        *([] if bundle.fitted is None else describe_fit(bundle.fitted.report)),
-        f"graph     {bundle.precision}, opset {bundle.opset}, {len(bundle.model) / 1e6:.1f} MB",
-        *names,
-    ]
-
-
 def _read_files(path: Path, stated: Any, engines: Any) -> dict[Path, bytes]:
     """Each file once; its digest is of the very bytes that are kept."""
     if not isinstance(engines, dict) or not all(ENGINE_NAME.fullmatch(name) for name in engines):
@@ -359,6 +347,9 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         ranges = make_row_ranges(plan, [entry["steps"] for entry in entries])
     else:
         ranges = row_ranges_at(plan, [entry["timesteps"] for entry in entries])
+    distilled = Distilled.from_dict(manifest.get("distilled"), plan)
+    if distilled is not None and [[t for t, _ in r.transitions] for r in ranges] != [list(distilled.timesteps)]:
+        raise InputError("row_ranges has other steps than the head was distilled for; export the head again")
     return HeadBundle(
         path=path,
         plan=plan,
@@ -374,6 +365,7 @@ def _bundle_from_manifest(path: Path, manifest: dict[str, Any]) -> HeadBundle:
         engines=tuple(BundledEngine(name, key, manifest["files"][name]) for name, key in manifest["engines"].items()),
         class_names=read_class_names(manifest.get("class_names"), manifest["num_classes"]),
         fitted=read_fitted(manifest),
+        distilled=distilled,
     )
 
 

@@ -125,7 +125,7 @@ _is_fit = _record(
     ),
 )
 
-OPTIONAL = frozenset({"class_names", "rows", "fit"})
+OPTIONAL = frozenset({"class_names", "rows", "fit", "distilled"})
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "plan": (lambda value: isinstance(value, dict), "the plan"),
     "fingerprint": (_is_digest, "64 hex digits"),
@@ -145,5 +145,6 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "files": (_mapping_of(_is_digest), "names of files to their sha256"),
     "rows": (_list_of(_is_row, 1), "a list of 7 numbers for every row"),
     "fit": (_is_fit, "the report of the fit"),
+    "distilled": (lambda value: isinstance(value, dict), "what the head was distilled for"),
 }
 """Field to (what holds of it, the same in words)."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from collafuse_runtimes.atomic import new_directory, write_bytes
 from collafuse_runtimes.classes import read_class_names
+from collafuse_runtimes.distilled import Distilled
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, InputError, PlanMismatch
 from collafuse_runtimes.foreign import refuse_foreign
 from collafuse_runtimes.network import build_unet
@@ -62,6 +63,7 @@ class Checkpoint:
         weights_path: the moving average of the weights.
         weights_sha256: of that file.
         class_names: of a conditional head's classes, where they have names and the release that trained it kept them.
+        distilled: of a head that was distilled; None for all others.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class Checkpoint:
     weights_path: Path
     weights_sha256: str
     class_names: tuple[str, ...] | None = None
+    distilled: Distilled | None = None
 
 
 def write_checkpoint(
@@ -84,6 +87,7 @@ def write_checkpoint(
     ema: Tensors,
     training: dict[str, Any],
     class_names: tuple[str, ...] | None = None,
+    distilled: Distilled | None = None,
 ) -> None:
     """Write a checkpoint directory, replacing an older one of the same name in one step.
 
@@ -103,6 +107,7 @@ def write_checkpoint(
             "fingerprint": plan.fingerprint,
             "network": asdict(network),
             "class_names": None if class_names is None else list(class_names),
+            **({} if distilled is None else {"distilled": asdict(distilled)}),
         }
         write_json(aside / DESCRIPTION, CONFIG_FORMAT, description, VERSION)
         write_bytes(aside / "config.json", _diffusers_config(network))
@@ -137,11 +142,12 @@ def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
         plan = SplitPlan.from_payload(config)
         network = _network_from(config["network"])
         class_names = read_class_names(config.get("class_names"), network.num_classes)
+        distilled = Distilled.from_dict(config.get("distilled"), plan)
     except (KeyError, TypeError, CollafuseError) as error:
         raise ArtefactError(f"{path / description}: {error}; train again with this release") from None
     if found != role if role is not None else found not in ROLES:
         raise ArtefactError(f"{path} is a {found} checkpoint; valid here: a {role or ' or '.join(ROLES)} checkpoint")
-    return Checkpoint(path, found, plan, network, training, path / weights, files[weights], class_names)
+    return Checkpoint(path, found, plan, network, training, path / weights, files[weights], class_names, distilled)
 
 
 def _network_from(fields: Any) -> NetworkConfig:

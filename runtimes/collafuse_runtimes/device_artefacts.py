@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from collafuse_runtimes.inspection import (
     file_facts,
     plan_facts,
 )
+
+if TYPE_CHECKING:
+    from collafuse_runtimes.distilled import Distilled
 
 _GENERATED = "generated tensors, no site's image"
 
@@ -60,6 +63,7 @@ def _head(path: Path) -> Facts:
         "fit": (None, "")
         if fit is None
         else (asdict(fit), f"to {fit.teacher_steps} steps on {fit.tensors} tensors ({fit.source})"),
+        **_distilled(head.distilled),
         "network": (network.preset, f"{network.preset}, {network.parameters:,} parameters"),
         "precision": (head.precision, f"{head.precision}, opset {head.opset}"),
         "classes": (head.num_classes, "none" if head.num_classes is None else f"{head.num_classes}{names}"),
@@ -70,6 +74,10 @@ def _head(path: Path) -> Facts:
         **disclosure(False, "golden vectors are of synthetic images; weights were learned from the site's images"),
         "sha256": _sha256(path / MANIFEST),
     }
+
+
+def _distilled(distilled: "Distilled | None") -> Facts:
+    return {"distilled": (None, "") if distilled is None else (asdict(distilled), f"for {distilled.text}")}
 
 
 def _checkpoint(path: Path) -> Facts:
@@ -84,6 +92,7 @@ def _checkpoint(path: Path) -> Facts:
     return {
         "role": (found.role, found.role),
         **plan_facts(found.plan),
+        **_distilled(found.distilled),
         "network": (found.network.preset, found.network.preset),
         "steps": (steps, f"{steps} trained" + ("" if images is None else f", on {images} images")),
         "images": (images, ""),
