@@ -14,6 +14,7 @@ from collafuse_benchmarks.document import Document
 from collafuse_benchmarks.report_folder import ReportFolder
 from collafuse_edge.shard import Shard, write_shard
 from collafuse_runtimes.bundle import HeadBundle, NetworkInfo, make_row_ranges, write_manifest
+from collafuse_runtimes.distilled import Distilled
 from collafuse_runtimes.golden import Golden, write_golden
 from collafuse_runtimes.handover import Handover, write_handover
 from collafuse_runtimes.plan import SplitPlan
@@ -131,13 +132,16 @@ def test_checkpoint_and_resume_state(tmp_path: Path) -> None:
     from collafuse_edge.training.presets import build_network
     from collafuse_edge.training.resume import Progress, TrainState, write_resume
 
-    run = small_run(tmp_path / "head", steps=1)
+    distilled = Distilled((9,), "0" * 64, {"name": "ddim", "eta": 0.0}, 10, "images")
+    run = replace(small_run(tmp_path / "head", steps=1), distilled=distilled)
     train(run)
     for name, format_name in (("checkpoint.json", "collafuse-checkpoint"), ("training.json", "collafuse-training")):
         assert sorted(table("Checkpoint", f"`{name}`, sealed")) == json_keys(tmp_path / "head" / name)
         assert format_of(tmp_path / "head" / name) == format_name
     config = json.loads((tmp_path / "head" / "checkpoint.json").read_text())
     assert list(config["network"]) == ["num_classes", "preset", "unet"]
+    section = FORMATS.split("\n## Checkpoint\n")[1].split("\n## ")[0]
+    assert [name for name in config["distilled"] if f"`{name}`" not in section] == []
     parameters = [name for name, _ in build_network(small_network(), 0).named_parameters()]
     for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
         path = tmp_path / "head" / name
