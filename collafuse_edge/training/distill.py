@@ -21,7 +21,7 @@ import numpy as np
 
 from collafuse_edge.training.loop import OnStep, TrainRun, train
 from collafuse_edge.training.settings import TrainSettings
-from collafuse_edge.training.tasks import Batch, IntArray, _digest
+from collafuse_edge.training.tasks import Batch, IntArray, digest_of
 from collafuse_export.fitting import Judgement, Part, in_batches, judge, teacher_states
 from collafuse_runtimes.bundle import RowRange, row_ranges_at
 from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
@@ -96,7 +96,7 @@ class DistillTask:
     def digest(self) -> str:
         """sha256 over states, targets, timesteps and labels."""
         labels = [] if self.labels is None else [self.labels]
-        return _digest([self.states, self.targets, np.array(self.timesteps), *labels])
+        return digest_of([self.states, self.targets, np.array(self.timesteps), *labels])
 
     def batch(self, indices: IntArray, generator: "torch.Generator") -> Batch:
         """With x_0 = m (x_t + k F) of ``samplers``, || m k F - (x_0 - m x_t) ||^2 is the squared error of x_0."""

@@ -89,7 +89,7 @@ class ClientTask:
 
     def digest(self) -> str:
         """sha256 over images and labels."""
-        return _digest([self.x_0] if self.labels is None else [self.x_0, self.labels])
+        return digest_of([self.x_0] if self.labels is None else [self.x_0, self.labels])
 
     def batch(self, indices: IntArray, generator: "torch.Generator") -> Batch:
         """t uniform in 0..cut-1."""
@@ -149,7 +149,7 @@ class ServerTask:
 
     def digest(self) -> str:
         """sha256 over all shards' tensors."""
-        return _digest([self.images, self._cut, *self._epsilon, *self._t])
+        return digest_of([self.images, self._cut, *self._epsilon, *self._t])
 
     def batch(self, indices: IntArray, generator: "torch.Generator") -> Batch:
         """See the class."""
@@ -190,7 +190,8 @@ def _alpha_bar(plan: SplitPlan, t: "torch.Tensor") -> "torch.Tensor":
     return table.to(t.device)[t][:, None, None, None]
 
 
-def _digest(arrays: Sequence[npt.NDArray[np.generic]]) -> str:
+def digest_of(arrays: Sequence[npt.NDArray[np.generic]]) -> str:
+    """sha256 over the bytes of arrays, hex."""
     state = hashlib.sha256()
     for array in arrays:
         state.update(np.ascontiguousarray(array).data.cast("B"))
