@@ -215,7 +215,13 @@ def test_a_description_that_was_changed_is_refused(student: Checkpoint, tmp_path
 
     copy = Path(shutil.copytree(student.path, tmp_path / "copy"))
     config = read_json(copy / DESCRIPTION, CONFIG_FORMAT, VERSION)
-    for wrong, message in (({"timesteps": [5, 1]}, "do not fit the plan"), ({"source": "x"}, "of another kind")):
+    for wrong, message in (
+        ({"timesteps": [5, 1]}, "do not fit the plan"),
+        ({"source": "x"}, "of another kind"),
+        ({"teacher_steps": 0}, "of another kind"),
+        ({"teacher_sampler": {"name": "euler"}}, "unknown sampler"),
+        ({"timesteps": 3}, "not iterable"),
+    ):
         changed = {**config, "distilled": {**config["distilled"], **wrong}}
         write_json(copy / DESCRIPTION, CONFIG_FORMAT, changed, VERSION)
         training = read_json(copy / "training.json", TRAINING_FORMAT, VERSION)

@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import brain_mri
 import brain_mri_split
 import precision
+import solvers
 from collafuse_edge.evaluation import Generated, kid
 
 CLASSES = ("glioma_tumor", "pituitary_tumor")
@@ -103,3 +104,24 @@ def test_brain_mri_and_its_followers_write_scores_of_the_new_kind(small: Path, m
     assert [str(word).split("=")[0] for word in options] == ["--image-kid", "0.4", "--handover-kid", "0.4"]
     image = json.loads(Path(str(options[1]).partition("=")[2]).read_text())
     assert (image["cut"], image["steps"], image["server_steps"]) == (4, 4, 6)
+
+
+def test_solvers_compares_every_way_on_the_same_tensors(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, results = small / "out", small / "results"
+    two_m, ddim = solvers.TWO_M["karras"], solvers.DDIM
+    ways = {0.4: [(ddim, 4), (two_m, 2), (solvers.TWO_M["even"], 4)]}
+    for name, value in {"CLIENTS": CLASSES, "SIZE": 8, "TIMESTEPS": 10, "DRAWS": 2, "COLUMNS": 2, "run": in_process,
+                        "HEADS": {0.4: ("tiny", 1)}, "WAYS": ways, "TRAINING": ("--cpu",)}.items():  # fmt: skip
+        monkeypatch.setattr(solvers, name, value)
+    monkeypatch.setattr(sys, "argv", ["solvers.py", str(out), "--results", str(results)])
+    solvers.main()
+    rows = json.loads((results / "solvers.json").read_text())["rows"]
+    assert [(row["client"], row["sampler"], row["steps"]) for row in rows] == [
+        (client, sampler.text, steps) for client in CLASSES for sampler, steps in ways[0.4]
+    ]
+    found = solvers.values_of(rows, "dpm++2m", 4)
+    assert found["rmse"].max() == 0  # full stride on even levels is what the others are held against
+    assert solvers.values_of(rows, two_m.text, 2)["rmse"].min() > 0
+    table = (results / "solvers.md").read_text()
+    assert re.search(r"^\| ddim \| 4 \| .* \| \+0\.000 \+- 0\.000 \|", table, re.MULTILINE)
+    assert (results / "solvers.png").stat().st_size > 100

@@ -5,6 +5,7 @@ from typing import Any
 
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Distilled:
         """None for None.
 
         Raises:
-            InputError: a field is missing, unknown or of another kind, or the timesteps do not fit the plan.
+            InputError, TypeError: a field is missing, unknown or of another kind, or the timesteps do not fit the plan.
         """
         if data is None:
             return None
@@ -38,8 +39,11 @@ class Distilled:
         found = cls(**{**data, "timesteps": tuple(data["timesteps"])})
         plan.client_transitions_at(found.timesteps)
         texts = isinstance(found.teacher_sha256, str) and found.source in ("images", "hand-over")
-        if not (texts and isinstance(found.teacher_sampler, dict) and isinstance(found.teacher_steps, int)):
+        steps = found.teacher_steps
+        counts = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= plan.cut
+        if not (texts and counts and isinstance(found.teacher_sampler, dict)):
             raise InputError("distilled has a field of another kind")
+        Sampler(**found.teacher_sampler)
         return found
 
     @property
