@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
 from collafuse_edge.training.presets import build_network, network_config
 from collafuse_export import graph_passes
@@ -35,6 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="where the record goes")
     results = parser.parse_args().results
+    import onnxruntime
+
     rows = [measured(preset, size) for preset, size in CASES]
     record = {"machine": f"{platform.machine()}, one thread", "onnxruntime": onnxruntime.__version__, "rounds": ROUNDS,
               "rows": rows}  # fmt: skip
@@ -94,6 +94,8 @@ def graph(preset: str, size: int, *, affine: bool = True, batch: int = 0) -> byt
 
 def with_open_batch(model: bytes) -> bytes:
     """Reshape targets with -1 for the batch, where they may be open only once."""
+    import onnx
+
     loaded = onnx.load_from_string(model)
     constants = {i.name: i for i in loaded.graph.initializer}
     for node in loaded.graph.node:
@@ -105,8 +107,10 @@ def with_open_batch(model: bytes) -> bytes:
     return bytes(loaded.SerializeToString())
 
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """On one thread."""
+def session(model: bytes) -> Any:
+    """An ``onnxruntime.InferenceSession`` on one thread."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
