@@ -120,9 +120,10 @@ def _server_checkpoint(plan: SplitPlan, server: Path | None) -> Checkpoint:
 def open_predictor(
     checkpoint: Checkpoint, device: str | None
 ) -> tuple[Callable[[Float32Array, int], Float32Array], str, int]:
-    """(eps_theta, torch device, number of weights) of a server.
+    """(predict, torch device, number of weights) of a server.
 
-    eps_theta is a function on numpy arrays, (B, C, H, W) float32; they cross to the device and back once a step.
+    predict, (x_t, t) -> epsilon or v, is a function on numpy arrays, (B, C, H, W) float32; they cross to the device and
+    back once a step.
 
     Args:
         device: torch device; None takes a GPU where there is one.
@@ -130,7 +131,7 @@ def open_predictor(
     Raises:
         InputError: the device cannot be used.
         EngineUnavailable: torch or diffusers is not installed.
-        ArtefactError: the weights do not fit; ``eps_theta``: they predict NaN or Inf.
+        ArtefactError: the weights do not fit; ``predict``: they give NaN or Inf.
     """
     try:
         import torch
@@ -146,8 +147,8 @@ def open_predictor(
 
     def predict(x_t: Float32Array, t: int) -> Float32Array:
         with torch.inference_mode():
-            eps: torch.Tensor = network(torch.from_numpy(x_t).to(device), t, return_dict=False)[0]
-        result: Float32Array = eps.float().cpu().numpy()
+            out: torch.Tensor = network(torch.from_numpy(x_t).to(device), t, return_dict=False)[0]
+        result: Float32Array = out.float().cpu().numpy()
         if not np.isfinite(result).all():
             raise ArtefactError(f"{checkpoint.path} predicts NaN or Inf at timestep {t}; train again")
         return result
