@@ -12,7 +12,8 @@ from command_line import done, refusal
 
 from collafuse_edge.upload import upload_images
 from collafuse_edge.upload.key import default_key_path, load_or_create_upload_key
-from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.home import expand
 from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.secret_file import Secret, key_text, load_or_create_key
 
@@ -160,6 +161,21 @@ def test_key_and_ledger_live_in_the_users_configuration_folder(tmp_path: Path, m
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_key_path() == tmp_path / "home" / ".config" / "collafuse-edge" / "upload.key"
+
+
+def test_a_relative_folder_makes_no_key_in_every_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "here")
+    assert default_key_path() == tmp_path / "home" / ".config" / "collafuse-edge" / "upload.key"
+    for home in ("here", "", "."):
+        monkeypatch.setenv("HOME", home)
+        with pytest.raises(ArtefactError, match="give --key, or set HOME or XDG_CONFIG_HOME to a folder"):
+            default_key_path()
+        with pytest.raises(InputError, match=rf"^cannot use ~/x: HOME is '{home}', no absolute path; give the whole"):
+            expand("~/x")
 
 
 def test_without_a_home_folder_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,13 +20,17 @@ def expand(path: str) -> Path:
     if expanded.startswith("~"):
         why = f"there is no user {user!r}" if user else "there is no home folder here"
         raise InputError(f"cannot use {path}: {why}; give the whole path, or ./{path} for a file of that name")
-    if not user and os.environ.get("HOME") == "":
-        raise InputError(f"cannot use {path}: HOME is empty; give the whole path")
+    home = os.environ.get("HOME", "/")
+    if not user and not Path(home).is_absolute():
+        raise InputError(f"cannot use {path}: HOME is {home!r}, no absolute path; give the whole path")
     return Path(expanded)
 
 
 def user_folder(variable: str, default: str, option: str | None = None) -> Path:
-    """``$variable/collafuse-edge``, with ``~/default`` in its place where the variable is unset.
+    """``$variable/collafuse-edge``, with ``~/default`` in its place where the variable is unset or relative.
+
+    A relative one would mean another key in every working folder, and the XDG Base Directory Specification (0.8) has
+    it ignored.
 
     Args:
         variable: "XDG_CONFIG_HOME" or "XDG_CACHE_HOME".
@@ -36,9 +40,9 @@ def user_folder(variable: str, default: str, option: str | None = None) -> Path:
     Raises:
         ArtefactError: neither the variable nor a home folder exists.
     """
-    base = os.environ.get(variable)
+    base = Path(os.environ.get(variable, ""))
     try:
-        return (Path(base) if base else expand("~") / default) / "collafuse-edge"
+        return (base if base.is_absolute() else expand("~") / default) / "collafuse-edge"
     except InputError:
         choice = "" if option is None else f"give {option}, or "
         raise ArtefactError(f"there is no home folder here; {choice}set HOME or {variable} to a folder") from None
