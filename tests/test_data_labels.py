@@ -73,9 +73,10 @@ def test_several_labels_are_no_class_and_that_is_said(tmp_path: Path, labels: An
     assert f"has no labels ({reason}), so classes 1 cannot be selected" in str(caught.value)
 
 
-def test_text_labels_number_every_split_alike(tmp_path: Path) -> None:
-    arrays = {"train_images": IMAGES, "train_labels": ["b", "c", "b"], "test_images": IMAGES, "test_labels": ["a"] * 3}
-    loaded = load(tmp_path, **arrays)
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_text_labels_number_every_split_alike(kind: str, tmp_path: Path) -> None:
+    labels = {"train_labels": np.array(["b", "c", "b"], kind), "test_labels": np.array(["a"] * 3, kind)}
+    loaded = load(tmp_path, train_images=IMAGES, test_images=IMAGES, **labels)
     assert (loaded.labels.tolist(), loaded.label_names) == ([1, 2, 1], ("a", "b", "c"))
 
 

@@ -73,8 +73,16 @@ def text_labels(texts: list[str], notes: Notes) -> Labels:
 
 
 def names_of_texts(arrays: list[npt.NDArray[Any]], notes: Notes) -> tuple[str, ...] | None:
-    """The classes of the labels of all splits, so that each split numbers them alike; None where they are no texts."""
-    texts = [str(text).strip() for array in arrays if array.dtype.kind == "U" for text in array.flat]
+    """The classes of the labels of all splits, so that each split numbers them alike; None where they are no texts.
+
+    Bytes that are no ASCII are refused with the split they belong to, by ``array_labels``.
+    """
+    texts = [
+        text.decode("ascii", "replace").strip() if isinstance(text, bytes) else text.strip()
+        for array in arrays
+        if array.dtype.kind in "US"
+        for text in array.ravel().tolist()
+    ]
     return ClassNames(texts, notes).names if texts and None in map(_whole, texts) else None
 
 
