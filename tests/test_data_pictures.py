@@ -122,6 +122,25 @@ def test_twelve_bits_in_sixteen_are_said_and_mended(tmp_path: Path) -> None:
     assert "beyond 0 to --max-value 3000" in refusal(tmp_path / "b.png", max_value=3000)
 
 
+@pytest.mark.parametrize(
+    ("kind", "peak", "remedy"),
+    [("u1", 1, 1), ("u1", 63, 63), ("u2", 255, 255), ("u2", 1000, 1023), ("u2", 4096, 16383), ("u2", 16383, 16383)],
+)
+def test_fewer_bits_than_the_type_holds_are_said(kind: str, peak: int, remedy: int, tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), peak, kind)).save(tmp_path / "a.png")
+    full = 255 if kind == "u1" else 65535
+    (note,) = (note for note in read(tmp_path).notes if "reach only" in note)
+    assert f"reach only {peak} of {full}, so all pixels are in the darkest {100 * peak / full:.1f} %" in note
+    assert note.endswith(f"--max-value {remedy}")
+    assert unit(read(tmp_path, max_value=remedy)).max() == pytest.approx(peak / remedy)
+
+
+@pytest.mark.parametrize(("kind", "peak"), [("u1", 0), ("u1", 64), ("u2", 16384)])
+def test_a_quarter_of_the_range_is_no_news(kind: str, peak: int, tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), peak, kind)).save(tmp_path / "a.png")
+    assert not any("reach only" in note for note in read(tmp_path).notes)
+
+
 def test_one_bright_pixel_anywhere_says_sixteen_bits(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 2000, np.uint16)).save(tmp_path / "a.png")
     Image.fromarray(np.full((4, 4), 65535, np.uint16)).save(tmp_path / "b.png")

@@ -1,6 +1,6 @@
 """From stored values to [0, 1]: full scale of the type, --max-value, or --window."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ Float32Array = npt.NDArray[np.float32]
 Window = tuple[float, float]
 
 FULL_SCALE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-TWELVE_BITS = 4095
+DARK = 4
+"""A set whose largest value is below a quarter of full scale is likely of fewer bits than its type holds."""
 HOUNSFIELD = -500
 """Values below it are taken for Hounsfield units: air has -1000; MRI, once scaled, goes barely below 0."""
 WINDOWS = "0:80 (brain), -160:240 (soft tissue) or -1350:150 (lung)"
@@ -21,17 +22,17 @@ WINDOWS = "0:80 (brain), -160:240 (soft tissue) or -1350:150 (lung)"
 
 @dataclass
 class Scaling:
-    """How a source's stored values become [0, 1], and the largest 16-bit value met.
+    """How a source's stored values become [0, 1], and the largest ones met.
 
     Attributes:
         window: LOW and HIGH, mapped to 0 and 1; what lies beyond is clipped.
         max_value: of integer pixels, mapped to 1.
-        peak: largest value of 16-bit pixels so far; 0 where none was read.
+        peaks: full scale of 8- and of 16-bit pixels, where any were read, to the largest value so far.
     """
 
     window: Window | None = None
     max_value: int | None = None
-    peak: int = 0
+    peaks: dict[int, int] = field(default_factory=dict)
 
     def require(self, name: str, stack: npt.NDArray[Any]) -> None:
         """Check stored values; ``stack`` holds images along its first axis.
@@ -53,8 +54,9 @@ class Scaling:
             _require_below(name, stack.dtype, low, high, self.max_value)
         elif stack.dtype.newbyteorder("=") not in FULL_SCALE:
             _require_unit(name, stack.dtype, low, high)
-        elif stack.dtype.itemsize > 1:
-            self.peak = max(self.peak, int(high))
+        else:
+            full = FULL_SCALE[stack.dtype.newbyteorder("=")]
+            self.peaks[full] = max(self.peaks.get(full, 0), int(high))
 
     def to_unit(self, pixels: npt.NDArray[Any]) -> Float32Array:
         """Checked pixels as float32 in [0, 1]."""
@@ -74,12 +76,13 @@ class Scaling:
             notes.say(f"window {self.window[0]:g}:{self.window[1]:g} mapped to black and white, beyond it clipped")
         if self.max_value is not None:
             notes.say(f"values divided by {self.max_value}")
-        if 0 < self.peak <= TWELVE_BITS:
-            share = 100 * self.peak / 65535
-            notes.say(
-                f"16-bit values reach only {self.peak} of 65535, so all pixels are in the darkest {share:.1f} % of the "
-                "range; scans of 12 bits need --max-value 4095"
-            )
+        for full, peak in self.peaks.items():
+            if 0 < peak < full / DARK:
+                share, bits = 100 * peak / full, _usual_bits(peak)
+                notes.say(
+                    f"{full.bit_length()}-bit values reach only {peak} of {full}, so all pixels are in the darkest "
+                    f"{share:.1f} % of the range; scans of {bits} bits need --max-value {2**bits - 1}"
+                )
 
 
 def windowed(values: npt.NDArray[Any], window: Window) -> Float32Array:
@@ -119,3 +122,8 @@ def _require_unit(name: str, dtype: np.dtype[Any], low: float, high: float) -> N
             f"{name} has float pixels from {low:g} to {high:g}; valid: 0 to 1; rescale them first, or give --window "
             "LOW:HIGH"
         )
+
+
+def _usual_bits(peak: int) -> int:
+    """Of 1 bit and the depths that cameras and scanners have, the first that holds ``peak``."""
+    return next(bits for bits in (1, 4, 6, 8, 10, 12, 14) if peak < 2**bits)
