@@ -71,7 +71,7 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     (results / "solvers.json").write_text(json.dumps(record, indent=2) + "\n")
     (results / "solvers.md").write_text(table(record))
-    captions = [name for name, _ in strips for _ in range(COLUMNS)]
+    captions = [name if column == 0 else "" for name, _ in strips for column in range(COLUMNS)]
     sheet = np.concatenate([images for _, images in strips]).clip(-1, 1)
     write_contact_sheet(results / "solvers.png", sheet, columns=COLUMNS, captions=captions)
     print(table(record))

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from heads import conditional_head, default_head, head, inputs, rgb_head, workspace
+from heads import conditional_head, default_head, head, inputs, rgb_head, second_order_head, workspace
 from ort_on_cpu import HEADS, WAITS_NOT, engine_for
 
 from collafuse_runtimes.bundle import HeadBundle
@@ -96,6 +96,18 @@ def test_the_second_input_does_not_return_the_first_image() -> None:
             np.testing.assert_allclose(image, reference.denoise(case[0], seed=case[1], labels=case[2]), atol=1e-5)
         np.testing.assert_array_equal(engine.denoise(x_tc, seed=1, labels=labels), first)
     np.testing.assert_array_equal(first, kept)  # a result is the caller's own
+
+
+def test_no_trajectory_sees_the_x_0_that_another_left() -> None:
+    """The first row's factor for it is zero, and zero times NaN is NaN."""
+    bundle = second_order_head()
+    x_tc, labels = inputs(bundle, 2)
+    with engine_for(bundle) as engine:
+        first = engine.denoise(x_tc, labels=labels)
+        for buffer in engine._batch(2)._histories or ():
+            buffer.update_inplace(np.full_like(x_tc, np.nan))
+        np.testing.assert_array_equal(engine.denoise(x_tc, labels=labels), first)
+    assert np.isfinite(first).all()
 
 
 def test_buffers_keep_their_addresses_and_batch_sizes_their_sessions() -> None:

@@ -92,6 +92,20 @@ def test_computes_what_engine_fake_computes(
     assert trt.alive == []
 
 
+def test_no_trajectory_sees_the_x_0_that_another_left(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row's factor for it is zero, and zero times NaN is NaN."""
+    bundle = second_order_head()
+    tensorrt_for(bundle, cuda, monkeypatch)
+    x_tc, labels = inputs(bundle, 2)
+    with open_engine(bundle, "tensorrt") as engine:
+        first = engine.denoise(x_tc, labels=labels)
+        (loop,) = engine._loops.values()  # type: ignore[attr-defined]
+        for address in loop.histories:
+            cuda.view(address, x_tc.nbytes)[:] = 255  # NaN in float32
+        np.testing.assert_array_equal(engine.denoise(x_tc, labels=labels), first)
+    assert np.isfinite(first).all()
+
+
 def test_the_second_trajectory_is_one_graph_launch_and_nothing_is_enqueued(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
