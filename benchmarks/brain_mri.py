@@ -11,14 +11,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from collafuse_benchmarks.commands import run
 from collafuse_edge.data import Selection, load_images
 from collafuse_edge.evaluation import read_generated
 from collafuse_runtimes.checkpoint import read_checkpoint
@@ -174,21 +172,6 @@ def picture(out: Path, data: Path, path: Path) -> None:
 
 def images_of(data: Path, client: str) -> tuple[object, ...]:
     return ("--data", data, "--class", client)
-
-
-def run(out: Path, *arguments: object) -> dict[str, Any]:
-    """One command; its JSON result."""
-    command = [sys.executable, "-m", "collafuse_edge", *map(str, arguments), "--json"]
-    print("collafuse-edge", *arguments, flush=True)
-    started = time.monotonic()
-    with (out / "log.txt").open("a") as log:
-        print("$ collafuse-edge", *arguments, file=log, flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-        print(done.stdout, f"{time.monotonic() - started:.1f} s", file=log, flush=True)
-    if done.returncode:
-        sys.exit(f"command failed with exit code {done.returncode}; see {out / 'log.txt'}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import json
 import os
 from pathlib import Path
 
-from brain_mri import IMAGES, SAMPLER, SIZE, TIMESTEPS, images_of, run
+from brain_mri import IMAGES, SAMPLER, SIZE, TIMESTEPS, images_of
 from collafuse_benchmarks import plots
+from collafuse_benchmarks.commands import run
 from collafuse_benchmarks.report_folder import read_report
 
 CLIENT, CUTS = "glioma_tumor", ("0.2", "0.4", "0.6", "0.8", "1.0")

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from brain_mri import CLIENTS, images_of, run
+from brain_mri import CLIENTS, images_of
+from collafuse_benchmarks.commands import run
 from collafuse_edge.data import Selection, load_images
 from collafuse_edge.extractor import features_of
 from collafuse_edge.kid import kid_on_reference_scale

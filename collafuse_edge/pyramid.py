@@ -56,8 +56,7 @@ def pyramid_score(real: Float32Array, generated: Float32Array) -> PyramidScore:
     a, b = (laplacian_pyramid(images.clip(-1, 1).astype(np.float64)) for images in (real, generated))
     if not a[0].any():
         raise InputError("the real images have no detail at all; give images that differ from one grey")
-    pairs = enumerate(zip(a, b, strict=True))
-    levels = tuple(sliced_wasserstein(_patches(x, level), _patches(y, level)) for level, (x, y) in pairs)
+    levels = level_distances(a, b)
     whole = [images.clip(-1, 1).reshape(len(images), -1).astype(np.float64) for images in (real, generated)]
     return PyramidScore(
         levels,
@@ -66,6 +65,12 @@ def pyramid_score(real: Float32Array, generated: Float32Array) -> PyramidScore:
         float((b[0] ** 2).mean() / (a[0] ** 2).mean()),
         float(whole[1].mean() - whole[0].mean()),
     )
+
+
+def level_distances(real: list[FloatArray], generated: list[FloatArray]) -> tuple[float, ...]:
+    """Sliced Wasserstein distance of the patches of two pyramids (``laplacian_pyramid``), level by level."""
+    pairs = enumerate(zip(real, generated, strict=True))
+    return tuple(sliced_wasserstein(_patches(x, level), _patches(y, level)) for level, (x, y) in pairs)
 
 
 def laplacian_pyramid(images: FloatArray) -> list[FloatArray]:

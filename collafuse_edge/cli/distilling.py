@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
-from collafuse_edge.cli.exporting import HANDOVER_SUFFIX
+from collafuse_edge.cli.exporting import HANDOVER_SUFFIX, JudgeOption
 from collafuse_edge.cli.output import JsonOption, OutFolder, emit, progress, refuse_options
 from collafuse_edge.cli.pace import Pace, warn_if_busy
 from collafuse_edge.cli.training_options import (
@@ -41,6 +41,7 @@ def distill(
     out: OutFolder,
     steps: Annotated[int, typer.Option(help="Denoising steps the new head is made for: 1, 2 or 4.")] = 2,
     train_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1500,
+    judge_on: JudgeOption = None,
     teacher_steps: Annotated[int, typer.Option(help="Steps the teacher takes, by dpm++2m on karras levels.")] = 10,
     batch_size: BatchSize = 32,
     learning_rate: LearningRate = 3e-4,
@@ -69,7 +70,7 @@ def distill(
     settings = settings_from(
         train_steps, batch_size, 1, learning_rate, "cosine", warmup_steps, ema_decay, 1.0, seed, None, None, False, cpu
     )
-    work, notes = _work(teacher, data, steps, settings, out, teacher_steps, checkpoint_minutes, resume, cpu)
+    work, notes = _work(teacher, data, judge_on, steps, settings, out, teacher_steps, checkpoint_minutes, resume, cpu)
     with torch_threads(threads), progress("distill", train_steps) as show:
         pace, passed = Pace("distill", train_steps), 0
 
@@ -95,6 +96,7 @@ def distill(
 def _work(
     teacher: Path,
     data: DataChoice,
+    judge_on: Path | None,
     steps: int,
     settings: "TrainSettings",
     out: Path,
@@ -131,9 +133,15 @@ def _work(
             check_labels(images.labels, distinct, classes)
             assert images.labels is not None
             labels = images.labels[order].astype(np.int32)
+    server = None if judge_on is None else read_handover(judge_on)
+    if server is not None:
+        require_same_plan(head.plan, str(teacher), server.plan, str(judge_on))
+    elif source == "images":
+        notes.append("server    not judged on a server's tensors: give some with --judge-on")
     work = Distillation(
-        head, x_n, steps, settings, out, source, distinct, labels, teacher_steps, checkpoint_minutes, resume, cpu
-    )
+        head, x_n, steps, settings, out, source, distinct, labels, None if server is None else server.x_tc,
+        teacher_steps, checkpoint_minutes, resume, cpu,
+    )  # fmt: skip
     return work, notes
 
 

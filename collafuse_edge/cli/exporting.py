@@ -43,12 +43,19 @@ FitOption = Annotated[
 TeacherOption = Annotated[
     int | None, typer.Option(help="Steps of the trajectory that --fit fits to. Default: every step.")
 ]
+JudgeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--judge-on", help="A server's hand-over tensors: few steps must be better on these too.",
+        metavar="X.tc.safetensors",
+    ),
+]  # fmt: skip
 EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
 
 
 EXPORT_ONLY = (
     "out", "cut_ratio", "steps", "sampler", "eta", "levels", "precision", "opset", "calibration", "force", "overwrite",
-    "data", *SELECTION_OPTIONS, "teacher_steps",
+    "data", *SELECTION_OPTIONS, "teacher_steps", "judge_on",
 )  # fmt: skip
 ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
 HANDOVER_SUFFIX = ".tc.safetensors"
@@ -69,6 +76,7 @@ def export(
     calibration: CalibrationOption = None,
     data: FitOption = None,
     teacher_steps: TeacherOption = None,
+    judge_on: JudgeOption = None,
     force: ForceOption = False,
     engine: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx: build it for this machine.")] = None,
     device: DeviceOption = None,
@@ -98,7 +106,7 @@ def export(
         way = (sampler, eta, levels) if is_asked else None
         _export_head(
             source, out, cut_ratio, steps, way, precision, opset, calibration, data, teacher_steps,
-            force, overwrite, as_json,
+            judge_on, force, overwrite, as_json,
         )  # fmt: skip
 
 
@@ -113,6 +121,7 @@ def _export_head(
     calibration: Path | None,
     data: DataChoice | None,
     teacher_steps: int | None,
+    judge_on: Path | None,
     force: bool,
     overwrite: bool,
     as_json: bool,
@@ -143,6 +152,7 @@ def _export_head(
         calibration=None if calibration is None else read_handover(calibration),
         fit_to=fit_to,
         teacher_steps=teacher_steps,
+        judge_on=None if judge_on is None else read_handover(judge_on),
         force=force,
         overwrite=overwrite,
         on_progress=stage_printer(),

@@ -22,6 +22,7 @@ import numpy as np
 from collafuse_edge.training.loop import OnStep, TrainRun, train
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, digest_of
+from collafuse_export.calibration import labels_for
 from collafuse_export.fitting import Judgement, Part, in_batches, judge, teacher_states
 from collafuse_runtimes.bundle import RowRange, row_ranges_at
 from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
@@ -48,23 +49,38 @@ HELD_OUT = 5
 
 
 @dataclass(frozen=True)
-class DistillReport:
-    """Held-out root mean square distance to the teacher's images: the student, and the teacher in as few steps.
+class Distances:
+    """Root mean square distance to the teacher's images: the student, and the teacher in as few steps.
 
     Attributes:
-        steps: of the student.
-        tensors, held_out: trained on, judged on.
+        tensors: judged on.
         student, teacher_ddim, teacher_2m: distances; images in [-1, 1].
         sharpness: power of the student's fine detail relative to that of the teacher's images.
     """
 
-    steps: int
     tensors: int
-    held_out: int
     student: float
     teacher_ddim: float
     teacher_2m: float
     sharpness: float
+
+
+@dataclass(frozen=True)
+class DistillReport:
+    """What a distilled head is worth.
+
+    Attributes:
+        steps: of the student.
+        tensors: trained on.
+        held_out: on tensors of the same kind that it was not trained on.
+        server: on tensors that a server handed over, where some were given; what is learnt from local images may be no
+            better there.
+    """
+
+    steps: int
+    tensors: int
+    held_out: Distances
+    server: Distances | None
 
 
 class DistillTask:
@@ -125,6 +141,7 @@ class Distillation:
         distinct: how many images they come from, tensor j from image j % distinct; all of one image are on one side of
             the judgement.
         labels: (N,) int32 for a conditional head, else None.
+        judge_on: (M, C, H, W) float32, tensors of a server that judge too.
     """
 
     teacher: Checkpoint
@@ -135,6 +152,7 @@ class Distillation:
     source: str
     distinct: int
     labels: Labels | None = None
+    judge_on: Float32Array | None = None
     teacher_steps: int = TEACHER_STEPS
     checkpoint_minutes: float = 5.0
     resume: bool = False
@@ -159,12 +177,16 @@ def distill(work: Distillation, on_step: OnStep | None = None) -> tuple[Checkpoi
     (rows,) = row_ranges_at(plan, [student_timesteps(plan, work.steps)])
     seen, unseen = (_trajectories(work, ~held_out, rows), _trajectories(work, held_out, rows))
     student = _train_student(work, rows, *seen, work_labels(work, ~held_out), on_step)
-    report = _judged(work, student, rows, held_out, unseen[0][0], unseen[1][-1])
-    if not report[1]:
+    try:
+        here = _judged(
+            work, student, rows, unseen[0][0], unseen[1][-1], work_labels(work, held_out), "held-out tensors"
+        )
+        server = None if work.judge_on is None else _judged_on_server(work, student, rows)
+    except CheckFailed:
         shutil.rmtree(student.path)
-        raise CheckFailed(_no_better(report[0]))
+        raise
     student.path.rename(work.out)
-    return read_checkpoint(work.out, "client"), report[0]
+    return read_checkpoint(work.out, "client"), DistillReport(work.steps, int((~held_out).sum()), here, server)
 
 
 def work_labels(work: Distillation, chosen: "np.ndarray[Any, Any]") -> Labels | None:
@@ -190,11 +212,17 @@ def _trajectories(
     work: Distillation, chosen: "np.ndarray[Any, Any]", rows: RowRange
 ) -> tuple[list[Float32Array], list[Float32Array]]:
     """(states each student step begins with, states it is to end at), by the teacher's many steps."""
-    plan, x_n = work.teacher.plan, work.x_n[chosen]
+    return _paths(work, work.x_n[chosen], work_labels(work, chosen), rows)
+
+
+def _paths(
+    work: Distillation, x_n: Float32Array, labels: Labels | None, rows: RowRange
+) -> tuple[list[Float32Array], list[Float32Array]]:
+    plan = work.teacher.plan
     own = {t for t, _ in rows.transitions}
     karras = {t for t, _ in plan.client_transitions(work.teacher_steps, TEACHER.levels)}
     way = plan.client_transitions_at(sorted(own | karras, reverse=True))
-    part = Part(x_n, _predictor(work.teacher, work_labels(work, chosen)))
+    part = Part(x_n, _predictor(work.teacher, labels))
     states = {plan.handover_level: x_n} | teacher_states(part, plan, way, {prev for _, prev in rows.transitions})
     return [states[t] for t, _ in rows.transitions], [states[prev] for _, prev in rows.transitions]
 
@@ -271,16 +299,28 @@ def _own_states(student: Checkpoint, rows: RowRange, x_n: Float32Array, labels: 
     return states
 
 
+def _judged_on_server(work: Distillation, student: Checkpoint, rows: RowRange) -> Distances:
+    assert work.judge_on is not None
+    labels = labels_for(range(len(work.judge_on)), work.teacher.network.num_classes)
+    images = _paths(work, work.judge_on, labels, rows)[1][-1]
+    return _judged(work, student, rows, work.judge_on, images, labels, "tensors of the server")
+
+
 def _judged(
     work: Distillation,
     student: Checkpoint,
     rows: RowRange,
-    held_out: "np.ndarray[Any, Any]",
     x_n: Float32Array,
     images: Float32Array,
-) -> tuple[DistillReport, bool]:
-    plan, labels = work.teacher.plan, work_labels(work, held_out)
-    ddim = step_table(plan, rows.transitions, Sampler())
+    labels: Labels | None,
+    what: str,
+) -> Distances:
+    """The student and its teacher in as few steps, against the teacher's images.
+
+    Raises:
+        CheckFailed: the student is no nearer to them.
+    """
+    plan, ddim = work.teacher.plan, step_table(work.teacher.plan, rows.transitions, Sampler())
     (karras,) = row_ranges_at(plan, [[t for t, _ in plan.client_transitions(work.steps, "karras")]])
     predict = _predictor(work.teacher, labels)
     found = judge(_predictor(student, labels), rows, ddim, x_n, images)
@@ -288,25 +328,33 @@ def _judged(
         judge(predict, rows, ddim, x_n, images),
         judge(predict, karras, step_table(plan, karras.transitions, TEACHER), x_n, images),
     ]
-    counts = int((~held_out).sum()), int(held_out.sum())
-    figures = (found.rmse, rivals[0].rmse, rivals[1].rmse, found.sharpness)
-    return DistillReport(work.steps, *counts, *figures), all(found.is_better_than(rival) for rival in rivals)
+    distances = Distances(len(x_n), found.rmse, rivals[0].rmse, rivals[1].rmse, found.sharpness)
+    if not all(found.is_better_than(rival) for rival in rivals):
+        raise CheckFailed(_no_better(work.steps, distances, what))
+    return distances
 
 
-def _no_better(report: DistillReport) -> str:
+def _no_better(steps: int, found: Distances, what: str) -> str:
     return (
-        f"the student of {report.steps} steps is no nearer to its teacher than the teacher is in as many: RMSE "
-        f"{report.student:.4g} against {report.teacher_ddim:.4g} (ddim) and {report.teacher_2m:.4g} (dpm++2m) on "
-        f"{report.held_out} held-out tensors; nothing was written: train longer, or on more tensors"
+        f"the student of {steps} steps is no nearer to its teacher than the teacher is in as many: RMSE "
+        f"{found.student:.4g} against {found.teacher_ddim:.4g} (ddim) and {found.teacher_2m:.4g} (dpm++2m) on "
+        f"{found.tensors} {what}; nothing was written: train longer, or on more tensors"
     )
 
 
 def describe_distilled(report: DistillReport) -> list[str]:
     """Lines for people."""
+    lines = _describe(report.steps, report.held_out, "held-out tensors")
+    if report.server is not None:
+        return lines + _describe(report.steps, report.server, "tensors of the server")
+    return lines
+
+
+def _describe(steps: int, found: Distances, what: str) -> list[str]:
     return [
-        f"distance  {report.student:.4g} RMSE to the teacher's images on {report.held_out} held-out tensors; the "
-        f"teacher in {report.steps} steps: {report.teacher_ddim:.4g} by ddim, {report.teacher_2m:.4g} by dpm++2m",
-        f"sharpness {report.sharpness:.3f} of the teacher's",
+        f"distance  {found.student:.4g} RMSE to the teacher's images on {found.tensors} {what}; the teacher in {steps} "
+        f"steps: {found.teacher_ddim:.4g} by ddim, {found.teacher_2m:.4g} by dpm++2m",
+        f"sharpness {found.sharpness:.3f} of the teacher's",
     ]
 
 

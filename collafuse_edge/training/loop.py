@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class TrainRun:
         return {
             "settings": self.settings.to_dict(),
             "plan": self.task.plan.to_dict(),
-            "network": asdict(self.network),
+            "network": self.network.to_dict(),
             "data": self.task.digest(),
             **({} if self.start is None else {"start": self.start.weights_sha256}),
         }
@@ -139,7 +139,7 @@ def _finished(run: TrainRun) -> Checkpoint:
     stored = {
         "settings": checkpoint.training.get("settings"),
         "plan": checkpoint.plan.to_dict(),
-        "network": asdict(checkpoint.network),
+        "network": checkpoint.network.to_dict(),
         "images": checkpoint.training.get("images"),
     }
     wanted = {**run.identity(), "images": len(run.task)}

@@ -1,10 +1,11 @@
-"""Network presets: diffusers UNet2DModel configurations for heads and server backbones."""
+"""Network presets for heads and server backbones: configurations of diffusers' UNet2DModel, and of EdgeUNet."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from collafuse_runtimes.checkpoint import NetworkConfig
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.network import network_class
 from collafuse_runtimes.plan import SplitPlan
 
 if TYPE_CHECKING:
@@ -13,14 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """One U-Net layout: channels per resolution, residual blocks per resolution, attention at the coarsest ones."""
+    """One U-Net layout: channels per resolution, residual blocks per resolution, attention at the coarsest ones.
+
+    ``EdgeUNet`` has the blocks it has, and no attention.
+    """
 
     channels: tuple[int, ...]
-    layers_per_block: int
+    layers_per_block: int = 1
     attention_levels: int = 0
+    kind: str = "UNet2DModel"
 
 
 PRESETS = {
+    "edge": Preset((16, 32, 64), kind="EdgeUNet"),
     "tiny": Preset((16, 32, 32), 1),
     "small": Preset((32, 32, 64), 1),
     "base": Preset((32, 64, 128), 2),
@@ -47,6 +53,13 @@ def network_config(preset: str, plan: SplitPlan, num_classes: int | None = None)
             f"preset {preset} halves the image {len(layout.channels) - 1} times: height and width must be multiples "
             f"of {factor}, the plan has {height}x{width}; choose another preset or write a plan with another size"
         )
+    if layout.kind == "EdgeUNet":
+        edge: dict[str, Any] = {
+            "sample_size": [height, width],
+            "in_channels": channels,
+            "block_out_channels": list(layout.channels),
+        }
+        return NetworkConfig(preset, _with_classes(edge, num_classes), num_classes, layout.kind)
     plain = len(layout.channels) - layout.attention_levels
     kinds = [""] * plain + ["Attn"] * layout.attention_levels
     unet: dict[str, Any] = {
@@ -61,9 +74,11 @@ def network_config(preset: str, plan: SplitPlan, num_classes: int | None = None)
         "attention_head_dim": 32,
         "norm_num_groups": 8,
     }
-    if num_classes is not None:
-        unet["num_class_embeds"] = num_classes
-    return NetworkConfig(preset, unet, num_classes)
+    return NetworkConfig(preset, _with_classes(unet, num_classes), num_classes)
+
+
+def _with_classes(unet: dict[str, Any], num_classes: int | None) -> dict[str, Any]:
+    return unet if num_classes is None else {**unet, "num_class_embeds": num_classes}
 
 
 def build_network(config: NetworkConfig, seed: int) -> "torch.nn.Module":
@@ -72,14 +87,12 @@ def build_network(config: NetworkConfig, seed: int) -> "torch.nn.Module":
     Raises:
         EngineUnavailable: torch or diffusers is not installed.
     """
-    try:
-        import torch
-        from diffusers import UNet2DModel
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    build = network_class(config.kind)
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: torch.nn.Module = UNet2DModel(**config.unet)
+        network: torch.nn.Module = build(**config.unet)
     return network
 
 

@@ -24,7 +24,7 @@ from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.engines.base import Labels
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
-from collafuse_runtimes.fitted import FREE_COLUMNS, FitReport, FittedRange, FittedRows
+from collafuse_runtimes.fitted import FREE_COLUMNS, FitReport, FittedRange, FittedRows, OnServer
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import CLEAN, SplitPlan, Transition, require_same_plan
@@ -84,7 +84,11 @@ class Part:
 
 
 def fit_head(
-    bundle: HeadBundle, predict_with: PredictWith, source: Handover | Float32Array, teacher_steps: int | None = None
+    bundle: HeadBundle,
+    predict_with: PredictWith,
+    source: Handover | Float32Array,
+    teacher_steps: int | None = None,
+    judge_on: Handover | None = None,
 ) -> HeadBundle:
     """Fit every baked step count of a head that is being exported, and judge each on tensors left out of the fit.
 
@@ -94,6 +98,7 @@ def fit_head(
         source: hand-over tensors of the bundle's plan, or images, (N, C, H, W) float32 in [-1, 1], which are noised to
             exactly its level. Tensors of a conditional head get every class in turn.
         teacher_steps: of DPM-Solver++ 2M on Karras levels, the students' own added; None is every timestep.
+        judge_on: hand-over tensors of the plan that judge too: what is fitted to local images may be no better there.
 
     Returns:
         The bundle with the fitted rows.
@@ -110,16 +115,23 @@ def fit_head(
     way = teacher_way(plan, ranges, teacher_steps)
     kind, seen, unseen = _parts(bundle, predict_with, source)
     states = teacher_states(seen, plan, way, {prev for _, prev in bundle.transitions})
-    images = teacher_states(unseen, plan, way, {CLEAN})[CLEAN]
-    tables, figures = [], []
-    for rows in ranges:
-        solver = bundle.table_of(rows)
-        table = fit_rows(seen, rows, solver, states)
-        fitted, unfitted = (judge(unseen.predict, rows, rival, unseen.x, images) for rival in (table, solver))
-        require_better(rows, fitted, unfitted)
-        tables.append(table)
-        figures.append(FittedRange(rows.steps, fitted.rmse, unfitted.rmse, fitted.sharpness, unfitted.sharpness))
-    report = FitReport(kind, len(seen.x), len(unseen.x), len(way), tuple(figures))
+    tables = [fit_rows(seen, rows, bundle.table_of(rows), states) for rows in ranges]
+
+    def judged(part: Part, what: str) -> tuple[FittedRange, ...]:
+        images = teacher_states(part, plan, way, {CLEAN})[CLEAN]
+        figures = []
+        for rows, table in zip(ranges, tables, strict=True):
+            rivals = (table, bundle.table_of(rows))
+            fitted, unfitted = (judge(part.predict, rows, rival, part.x, images) for rival in rivals)
+            require_better(rows, fitted, unfitted, what)
+            figures.append(FittedRange(rows.steps, fitted.rmse, unfitted.rmse, fitted.sharpness, unfitted.sharpness))
+        return tuple(figures)
+
+    ranges_here, server = judged(unseen, "held-out tensors"), None
+    if judge_on is not None:
+        part = _server_part(bundle, predict_with, judge_on)
+        server = OnServer(len(part.x), judged(part, "tensors of the server"))
+    report = FitReport(kind, len(seen.x), len(unseen.x), len(way), ranges_here, server)
     numbers = tuple(tuple(row) for row in np.concatenate(tables).tolist())
     return replace(bundle, sampler=replace(bundle.sampler, fitted=True), fitted=FittedRows(numbers, report))
 
@@ -223,16 +235,19 @@ def laplacian_power(images: Float32Array) -> float:
     return float(((around - 4 * p[:, :, 1:-1, 1:-1]) ** 2).mean())
 
 
-def require_better(rows: RowRange, fitted: Judgement, unfitted: Judgement) -> None:
+def require_better(rows: RowRange, fitted: Judgement, unfitted: Judgement, what: str) -> None:
     """Do nothing, or say that the fit did not help.
 
+    Args:
+        what: the tensors that judged.
+
     Raises:
-        CheckFailed: with the figures of the held-out tensors.
+        CheckFailed: with their figures.
     """
     if not fitted.is_better_than(unfitted):
         raise CheckFailed(
             f"{rows.steps} fitted steps are no better than unfitted ones: RMSE {fitted.rmse:.4g} against "
-            f"{unfitted.rmse:.4g} to the teacher on {len(fitted.errors)} held-out tensors, sharpness "
+            f"{unfitted.rmse:.4g} to the teacher on {len(fitted.errors)} {what}, sharpness "
             f"{fitted.sharpness:.3f} against {unfitted.sharpness:.3f}; a gain must exceed {ERRORS:g} standard errors; "
             "nothing was written: leave out this step count or --fit, or fit to more tensors"
         )
@@ -259,6 +274,24 @@ def in_batches(predict_with: PredictWith, labels: Labels | None) -> Predict:
 
 def _parts(bundle: HeadBundle, predict_with: PredictWith, source: Handover | Float32Array) -> tuple[str, Part, Part]:
     """(kind of source, what to fit to, what to judge on): evenly spread over the source; every third is fitted to."""
+    is_handover = isinstance(source, Handover)
+    chosen = _spread(bundle, source)
+    tensors = chosen if is_handover else handover_of(chosen, bundle.plan)
+    is_seen = np.arange(len(tensors)) % 3 == 0
+    seen, unseen = (
+        Part(x, in_batches(predict_with, labels_for(range(len(x)), bundle.num_classes)))
+        for x in (tensors[is_seen], tensors[~is_seen])
+    )
+    return "hand-over" if is_handover else "images", seen, unseen
+
+
+def _server_part(bundle: HeadBundle, predict_with: PredictWith, judge_on: Handover) -> Part:
+    x = _spread(bundle, judge_on)
+    return Part(x, in_batches(predict_with, labels_for(range(len(x)), bundle.num_classes)))
+
+
+def _spread(bundle: HeadBundle, source: Handover | Float32Array) -> Float32Array:
+    """At most ``MOST_TENSORS`` of the source's tensors or images, evenly spread over it."""
     plan, is_handover = bundle.plan, isinstance(source, Handover)
     if isinstance(source, Handover):
         require_same_plan(plan, "the head", source.plan, "the hand-over file")
@@ -267,14 +300,8 @@ def _parts(bundle: HeadBundle, predict_with: PredictWith, source: Handover | Flo
     if len(given) < LEAST:
         what = "make them with `collafuse-edge handoff --count 48`" if is_handover else "give more images"
         raise InputError(f"{len(given)} tensors are too few to fit and to judge; valid: {LEAST} and more; {what}")
-    chosen = given[np.linspace(0, len(given) - 1, min(len(given), MOST_TENSORS)).round().astype(int)]
-    tensors = chosen if is_handover else handover_of(chosen, plan)
-    is_seen = np.arange(len(tensors)) % 3 == 0
-    seen, unseen = (
-        Part(x, in_batches(predict_with, labels_for(range(len(x)), bundle.num_classes)))
-        for x in (tensors[is_seen], tensors[~is_seen])
-    )
-    return "hand-over" if is_handover else "images", seen, unseen
+    chosen: Float32Array = given[np.linspace(0, len(given) - 1, min(len(given), MOST_TENSORS)).round().astype(int)]
+    return chosen
 
 
 def _row(table: Float32Array, k: int) -> StepCoefficients:

@@ -63,6 +63,7 @@ def export_with_report(
     calibration: Handover | None = None,
     fit_to: Handover | Float32Array | None = None,
     teacher_steps: int | None = None,
+    judge_on: Handover | None = None,
     force: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress = lambda *_: None,
@@ -83,6 +84,7 @@ def export_with_report(
             judged on all (on the golden vectors where there are none).
         fit_to: hand-over tensors of the bundle's plan, or images, that the steps are fitted to (``fitting.fit_head``).
         teacher_steps: that the fit is to; None is every timestep.
+        judge_on: hand-over tensors of the bundle's plan that judge the fit too.
         force: whether to publish a precision that is slower than float32 or too far from it. The gate of the golden
             trajectories cannot be forced.
         overwrite: whether to replace a bundle of another head too.
@@ -104,6 +106,8 @@ def export_with_report(
     _check_options(precision, opset)
     if fit_to is None and teacher_steps is not None:
         raise InputError(f"teacher steps {teacher_steps} are what a fit is to; give what to fit to, or leave them out")
+    if fit_to is None and judge_on is not None:
+        raise InputError("tensors to judge a fit on, and nothing to fit to; give what to fit to, or leave them out")
     from collafuse_export.golden import make_golden
     from collafuse_export.onnx_graph import to_onnx
     from collafuse_export.step_graph import StepGraph, one_thread
@@ -140,7 +144,7 @@ def export_with_report(
         )
         check_calibration(precision, calibration, bundle)
         if fit_to is not None:
-            bundle = fit_head(bundle, partial(predict_function, network), fit_to, teacher_steps)
+            bundle = fit_head(bundle, partial(predict_function, network), fit_to, teacher_steps, judge_on)
         write_golden(aside, make_golden(network, bundle))
 
         def graph(network_precision: str) -> bytes:

@@ -108,22 +108,29 @@ _is_network = _record(
     weights_sha256=_is_digest,
 )
 
-_is_fit = _record(
-    source=lambda value: value in ("hand-over", "images"),
-    tensors=lambda value: _is_count(value, 1),
-    held_out=lambda value: _is_count(value, 1),
-    teacher_steps=lambda value: _is_count(value, 1),
-    ranges=_list_of(
-        _record(
-            steps=lambda value: _is_count(value, 1),
-            rmse=_is_number,
-            rmse_unfitted=_is_number,
-            sharpness=_is_number,
-            sharpness_unfitted=_is_number,
-        ),
-        1,
+_are_fitted_ranges = _list_of(
+    _record(
+        steps=lambda value: _is_count(value, 1),
+        rmse=_is_number,
+        rmse_unfitted=_is_number,
+        sharpness=_is_number,
+        sharpness_unfitted=_is_number,
     ),
+    1,
 )
+_is_server = _record(tensors=lambda value: _is_count(value, 1), ranges=_are_fitted_ranges)
+
+
+def _is_fit(value: Any) -> bool:
+    return isinstance(value, dict) and _record(
+        source=lambda found: found in ("hand-over", "images"),
+        tensors=lambda found: _is_count(found, 1),
+        held_out=lambda found: _is_count(found, 1),
+        teacher_steps=lambda found: _is_count(found, 1),
+        ranges=_are_fitted_ranges,
+        **({"server": _is_server} if "server" in value else {}),
+    )(value)
+
 
 OPTIONAL = frozenset({"class_names", "rows", "fit", "distilled"})
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {

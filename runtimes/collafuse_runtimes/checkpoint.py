@@ -18,7 +18,7 @@ from collafuse_runtimes.classes import read_class_names
 from collafuse_runtimes.distilled import Distilled
 from collafuse_runtimes.errors import ArtefactError, CollafuseError, EngineUnavailable, InputError, PlanMismatch
 from collafuse_runtimes.foreign import refuse_foreign
-from collafuse_runtimes.network import build_unet
+from collafuse_runtimes.network import NETWORKS, build_unet
 from collafuse_runtimes.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.sealed import Tensors, read_json, read_tensors, sha256_file, write_json, write_tensors
 from collafuse_runtimes.text import one_line
@@ -37,17 +37,26 @@ DESCRIPTION, WEIGHTS, TRAINED = "checkpoint.json", "diffusion_pytorch_model.safe
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A diffusers UNet2DModel.
+    """How to build a network.
 
     Attributes:
         preset: the preset's name, for people.
-        unet: keyword arguments of ``diffusers.UNet2DModel``.
+        unet: keyword arguments of its class.
         num_classes: classes of a conditional head, None otherwise.
+        kind: its class, one of ``NETWORKS``; not written where it is UNet2DModel, as older releases wrote it.
     """
 
     preset: str
     unet: dict[str, Any]
     num_classes: int | None = None
+    kind: str = "UNet2DModel"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        fields = asdict(self)
+        if self.kind == "UNet2DModel":
+            del fields["kind"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def write_checkpoint(
             "role": role,
             "plan": plan.to_dict(),
             "fingerprint": plan.fingerprint,
-            "network": asdict(network),
+            "network": network.to_dict(),
             "class_names": None if class_names is None else list(class_names),
             **({} if distilled is None else {"distilled": asdict(distilled)}),
         }
@@ -116,8 +125,8 @@ def write_checkpoint(
 
 
 def _diffusers_config(network: NetworkConfig) -> bytes:
-    """config.json as ``UNet2DModel.from_pretrained`` reads it."""
-    return json.dumps({"_class_name": "UNet2DModel", **network.unet}, indent=2, sort_keys=True).encode() + b"\n"
+    """config.json as ``from_pretrained`` of the network's class reads it."""
+    return json.dumps({"_class_name": network.kind, **network.unet}, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
@@ -156,6 +165,7 @@ def _network_from(fields: Any) -> NetworkConfig:
         ("preset", isinstance(network.preset, str), "a text"),
         ("unet", isinstance(network.unet, dict), "the arguments of a network"),
         ("num_classes", network.num_classes is None or _is_count(network.num_classes), "null or an integer from 1"),
+        ("kind", network.kind in NETWORKS, " or ".join(NETWORKS)),
     ):
         if not valid:
             raise InputError(f"network field {field} is {one_line(repr(getattr(network, field)), 60)}; valid: {words}")
@@ -225,7 +235,7 @@ def load_network(checkpoint: Checkpoint, device: str = "cpu") -> "torch.nn.Modul
     network, tensors = checkpoint.network, load_weights(checkpoint)
     try:
         shapes = {name: value.shape for name, value in tensors.items()}
-        module = build_unet(network.unet, shapes, checkpoint.plan.image_shape, network.num_classes)
+        module = build_unet(network.unet, shapes, checkpoint.plan.image_shape, network.num_classes, network.kind)
     except EngineUnavailable:
         raise
     except InputError as error:

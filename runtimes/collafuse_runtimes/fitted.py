@@ -33,6 +33,19 @@ class FittedRange:
 
 
 @dataclass(frozen=True)
+class OnServer:
+    """The same judgement on tensors that a server handed over, which training tensors only resemble.
+
+    Attributes:
+        tensors: how many.
+        ranges: one per baked step count.
+    """
+
+    tensors: int
+    ranges: tuple[FittedRange, ...]
+
+
+@dataclass(frozen=True)
 class FitReport:
     """How rows were fitted and what they are worth.
 
@@ -41,6 +54,7 @@ class FitReport:
         tensors, held_out: how many were fitted to, and how many others judged the result.
         teacher_steps: of the trajectories that were fitted to.
         ranges: one per baked step count.
+        server: on a server's tensors, where some were given to judge on.
     """
 
     source: str
@@ -48,6 +62,7 @@ class FitReport:
     held_out: int
     teacher_steps: int
     ranges: tuple[FittedRange, ...]
+    server: OnServer | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,9 @@ class FittedRows:
 
     def to_manifest(self) -> dict[str, Any]:
         """The manifest's fields."""
-        report = {**asdict(self.report), "ranges": [asdict(r) for r in self.report.ranges]}
+        report = asdict(self.report)
+        if self.report.server is None:
+            del report["server"]
         return {"rows": [list(row) for row in self.rows], "fit": report}
 
 
@@ -86,8 +103,13 @@ def read_fitted(manifest: dict[str, Any]) -> FittedRows | None:
     if not said[0]:
         return None
     fit = manifest["fit"]
-    report = FitReport(**{**fit, "ranges": tuple(FittedRange(**entry) for entry in fit["ranges"])})
+    server = OnServer(fit["server"]["tensors"], _ranges(fit["server"])) if "server" in fit else None
+    report = FitReport(**{**fit, "ranges": _ranges(fit), "server": server})
     return FittedRows(tuple(tuple(map(float, row)) for row in manifest["rows"]), report)
+
+
+def _ranges(entries: dict[str, Any]) -> tuple[FittedRange, ...]:
+    return tuple(FittedRange(**entry) for entry in entries["ranges"])
 
 
 def require_rows_of(fitted: FittedRows, solver: Float32Array, steps: Sequence[int]) -> None:
@@ -112,7 +134,8 @@ def require_rows_of(fitted: FittedRows, solver: Float32Array, steps: Sequence[in
     firsts = np.cumsum([0, *steps[:-1]])
     if table[firsts, StepCoefficients._fields.index("c_old")].any():
         raise InputError("rows gives a first step a step before it; export the head again")
-    if [entry.steps for entry in fitted.report.ranges] != list(steps):
+    judged = [fitted.report.ranges] + ([] if fitted.report.server is None else [fitted.report.server.ranges])
+    if any([entry.steps for entry in ranges] != list(steps) for ranges in judged):
         raise InputError("fit reports other step counts than row_ranges; export the head again")
 
 
@@ -128,10 +151,23 @@ def require_rows_in(fitted: FittedRows, model: bytes) -> None:
 
 
 def describe_fit(report: FitReport) -> list[str]:
-    """A fit in lines for people, one per step count."""
+    """A fit in lines for people, one per step count, then what it is worth on a server's tensors."""
     seen = f"{report.tensors} {'hand-over tensors' if report.source == 'hand-over' else 'images'}"
-    return [
-        f"fitted    {r.steps} steps to {report.teacher_steps} on {seen}; on {report.held_out} others RMSE {r.rmse:.4f} "
-        f"(unfitted {r.rmse_unfitted:.4f}), sharpness {r.sharpness:.3f} ({r.sharpness_unfitted:.3f})"
+    lines = [
+        f"fitted    {r.steps} steps to {report.teacher_steps} on {seen}; on {report.held_out} others {_figures(r)}"
         for r in report.ranges
     ]
+    if report.server is not None:
+        count = report.server.tensors
+        return lines + [
+            f"server    {r.steps} steps on {count} of its tensors: {_figures(r)}" for r in report.server.ranges
+        ]
+    if report.source == "images":
+        lines.append("server    not judged on a server's tensors: give some with --judge-on")
+    return lines
+
+
+def _figures(r: FittedRange) -> str:
+    return (
+        f"RMSE {r.rmse:.4f} (unfitted {r.rmse_unfitted:.4f}), sharpness {r.sharpness:.3f} ({r.sharpness_unfitted:.3f})"
+    )

@@ -15,39 +15,61 @@ LEAST_BOUND = 1 << 16
 """Numbers that are no size (timesteps, group counts) may be larger than a very small network has weights."""
 
 
+NETWORKS = ("UNet2DModel", "EdgeUNet")
+"""What a checkpoint's network can be: a class of diffusers, or one of ours."""
+
+
+def network_class(kind: str) -> Any:
+    """The class of one of ``NETWORKS``.
+
+    Raises:
+        EngineUnavailable: torch or diffusers is not installed.
+    """
+    try:
+        from diffusers import UNet2DModel
+
+        from collafuse_runtimes.edge_network import EdgeUNet
+    except ImportError as error:
+        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    return {"UNet2DModel": UNet2DModel, "EdgeUNet": EdgeUNet}[kind]
+
+
 def build_unet(
-    unet: dict[str, Any], shapes: Shapes, image_shape: tuple[int, int, int], num_classes: int | None
+    unet: dict[str, Any],
+    shapes: Shapes,
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+    kind: str = "UNet2DModel",
 ) -> "torch.nn.Module":
-    """A ``diffusers.UNet2DModel`` that has exactly the weights of ``shapes`` and takes images of ``image_shape``.
+    """A network that has exactly the weights of ``shapes`` and takes images of ``image_shape``.
 
     It is built twice: first on torch's ``meta`` device, where sizes are computed and nothing is stored.
 
     Args:
-        unet: keyword arguments of ``UNet2DModel``, from a file.
+        unet: keyword arguments of the class, from a file.
         shapes: weight by name to its shape.
         image_shape: (C, H, W).
         num_classes: of a conditional network, None otherwise.
+        kind: one of ``NETWORKS``.
 
     Raises:
         InputError: the arguments describe no network, or another one; says what differs.
         EngineUnavailable: torch or diffusers is not installed.
     """
-    try:
-        import torch
-        from diffusers import UNet2DModel
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
+    build = network_class(kind)
+    import torch
+
     _require_moderate(unet, shapes)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of zero-sized layers, which are refused below
-            sketch = UNet2DModel(**unet)
+            sketch = build(**unet)
     except Exception as error:  # whatever diffusers and torch think of such arguments
         raise InputError(f"diffusers cannot build the network: {_why(error)}") from None
     _require_shapes(shapes, {name: tuple(value.shape) for name, value in sketch.state_dict().items()})
     _require_classes(sketch, num_classes)
     _require_image(sketch, image_shape, num_classes)
-    network: torch.nn.Module = UNet2DModel(**unet)
+    network: torch.nn.Module = build(**unet)
     return network
 
 

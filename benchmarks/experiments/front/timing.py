@@ -1,0 +1,72 @@
+"""Time of one image by every way, ONNX Runtime on the CPU, in turns, with one thread and with two."""
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import COUNT, exported, handed_over, point_file
+from training import Folder
+from ways import WAYS, Way
+
+from collafuse_runtimes.bundle import read_bundle
+from collafuse_runtimes.engines import EngineOptions, open_engine
+
+ROUNDS, THREADS, SEED = 15, (1, 2), 0
+SAME = 0.02
+"""A timed image may differ from the scored one by this much: it was made in another batch."""
+
+
+def measure_times(out: Path) -> None:
+    """Milliseconds of every way of the first seed, and the largest difference to the images that were scored."""
+    folder = Folder(out)
+    found: dict[str, Any] = {}
+    for threads in THREADS:
+        for name, times in timed(folder, threads).items():
+            best = np.min(times), np.median(times)
+            found.setdefault(name, {})[str(threads)] = {"least_ms": best[0] * 1e3, "median_ms": best[1] * 1e3}
+    (out / "times.json").write_text(json.dumps({"rounds": ROUNDS, "ways": found}, indent=2))
+
+
+def timed(folder: Folder, threads: int) -> dict[str, list[float]]:
+    """Seconds of every round, all ways in shuffled turns; the engines stay open, as on a device.
+
+    Raises:
+        SystemExit: a way made other images than those that were scored.
+    """
+    ways = [way for way in WAYS if point_file(folder, way, SEED).with_suffix(".npy").exists()]
+    times: dict[str, list[float]] = {way.name: [] for way in ways}
+    with ExitStack() as stack:
+        engines = {
+            way.bundle: stack.enter_context(
+                open_engine(_bundle(folder, way), "ort-cpu", EngineOptions(threads=threads))
+            )
+            for way in {way.bundle: way for way in ways}.values()
+        }
+        order = np.random.default_rng(threads)
+        for turn in range(ROUNDS + 1):
+            for k in order.permutation(len(ways)):
+                way = ways[k]
+                x_n = handed_over(folder, way.cut_ratio, SEED, COUNT).x_tc[:1]
+                start = time.perf_counter()
+                image = engines[way.bundle].denoise(x_n, way.steps, seed=SEED, sample_indices=range(1))
+                seconds = time.perf_counter() - start
+                if turn:
+                    times[way.name].append(seconds)
+                else:
+                    _require_same(folder, way, image[0])
+    return times
+
+
+def _bundle(folder: Folder, way: Way) -> Any:
+    bundle, _ = exported(folder, (way,), SEED)
+    assert bundle is not None
+    return read_bundle(bundle.path)
+
+
+def _require_same(folder: Folder, way: Way, image: Any) -> None:
+    scored = np.load(point_file(folder, way, SEED).with_suffix(".npy"))[0]
+    if not np.abs(image - scored).max() < SAME:
+        raise SystemExit(f"{way.name}: the timed image is not the scored one; measure again in an empty folder")
