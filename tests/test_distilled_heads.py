@@ -11,7 +11,14 @@ import pytest
 from command_line import done, refusal
 from small_training import easy_images
 
-from collafuse_edge.training.distill import Distillation, DistillTask, distill, student_timesteps, target_x_0
+from collafuse_edge.training.distill import (
+    Distillation,
+    DistillTask,
+    describe_distilled,
+    distill,
+    student_timesteps,
+    target_x_0,
+)
 from collafuse_edge.training.loop import TrainRun, train
 from collafuse_edge.training.presets import network_config
 from collafuse_edge.training.settings import TrainSettings
@@ -71,8 +78,9 @@ def test_a_distilled_head_beats_its_teacher_at_the_same_step_count(
     teacher: Checkpoint, steps: int, tmp_path: Path
 ) -> None:
     checkpoint, report = distill(work(teacher, tmp_path / "s", steps))
-    assert report.student < 0.8 * min(report.teacher_ddim, report.teacher_2m)
-    assert (report.steps, report.tensors, report.held_out) == (steps, 80, 20)
+    found = report.held_out
+    assert found.student < 0.8 * min(found.teacher_ddim, found.teacher_2m)
+    assert (report.steps, report.tensors, found.tensors, report.server) == (steps, 80, 20, None)
     assert checkpoint.distilled is not None
     assert checkpoint.distilled.timesteps == tuple(student_timesteps(PLAN, steps))
     assert checkpoint.distilled.teacher_sha256 == teacher.weights_sha256
@@ -82,7 +90,8 @@ def test_a_distilled_head_beats_its_teacher_at_the_same_step_count(
 def test_a_head_of_v_is_distilled_too(tmp_path: Path) -> None:
     teacher = trained(tmp_path, replace(PLAN, prediction_type="v"))
     _, report = distill(work(teacher, tmp_path / "s", 1))
-    assert report.student < 0.8 * min(report.teacher_ddim, report.teacher_2m)
+    found = report.held_out
+    assert found.student < 0.8 * min(found.teacher_ddim, found.teacher_2m)
 
 
 def test_the_target_is_where_ddim_s_step_comes_from() -> None:
@@ -130,6 +139,25 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
 
 
+def test_a_servers_tensors_judge_too_and_both_figures_are_said(teacher: Checkpoint, tmp_path: Path) -> None:
+    server = tensors(130)[100:]
+    _, report = distill(work(teacher, tmp_path / "s", 1, judge_on=server))
+    assert report.server is not None
+    assert report.server.tensors == 30
+    assert report.server.student < 0.8 * min(report.server.teacher_ddim, report.server.teacher_2m)
+    here, there = (line for line in describe_distilled(report) if line.startswith("distance"))
+    assert f"{report.held_out.student:.4g} RMSE to the teacher's images on 20 held-out tensors" in here
+    assert f"{report.server.student:.4g} RMSE to the teacher's images on 30 tensors of the server" in there
+
+
+def test_a_student_that_is_fragile_on_a_servers_tensors_is_not_written(teacher: Checkpoint, tmp_path: Path) -> None:
+    """Noise without an image is nothing it ever saw: there it is no nearer to its teacher than the few steps."""
+    noise = np.random.default_rng(0).standard_normal((30, *PLAN.image_shape)).astype(np.float32)
+    with pytest.raises(CheckFailed, match=r"no nearer to its teacher .* on 30 tensors of the server; nothing was writ"):
+        distill(work(teacher, tmp_path / "s", 2, judge_on=4 * noise))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_student_that_learnt_nothing_is_not_written(teacher: Checkpoint, tmp_path: Path) -> None:
     lazy = replace(SETTINGS, steps=3, learning_rate=1e-9)
     with pytest.raises(CheckFailed, match=r"the student of 1 steps is no nearer .* RMSE .* on 20 held-out tensors"):
@@ -171,7 +199,7 @@ def test_the_command_line_from_hand_over_tensors_to_images(teacher: Checkpoint, 
     write_handover(tmp_path / "x.tc.safetensors", handover)
     data = ("--data", tmp_path / "x.tc.safetensors", "--steps", 1, "--train-steps", 120, "--learning-rate", 1e-3)
     out = done("distill", teacher.path, *data, "--ema-decay", 0.95, "--cpu", "--out", tmp_path / "one", "--json")
-    report = json.loads(out)
+    report = json.loads(out)["held_out"]
     assert report["student"] < min(report["teacher_ddim"], report["teacher_2m"])
     stored = read_checkpoint(tmp_path / "one", "client").distilled
     assert stored is not None and (stored.source, stored.timesteps) == ("hand-over", (19,))

@@ -18,7 +18,7 @@ from collafuse_export import export_head
 from collafuse_runtimes.bundle import FORMAT, MANIFEST, MODEL, HeadBundle, read_bundle
 from collafuse_runtimes.bundle_text import describe_bundle
 from collafuse_runtimes.engines import DEFAULTS, EngineOptions, open_engine
-from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
 from collafuse_runtimes.fitted import FREE_COLUMNS
 from collafuse_runtimes.handover import write_handover
 from collafuse_runtimes.infer import run_inference
@@ -212,6 +212,42 @@ def test_export_fit_on_the_command_line(handover_file: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(read_bundle(out).table, fitted_head().table)
     assert "to 20 steps on 8 tensors (hand-over)" in done("inspect", out)
     assert "passed" in done("verify", out)
+
+
+def test_fitted_steps_are_judged_on_a_servers_tensors_too(handover_file: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "data.npz", tmp_path / "a.head"
+    low = np.random.default_rng(0).integers(0, 256, (30, 4, 4), np.uint8)
+    np.savez(images, images=low.repeat(4, 1).repeat(4, 2))
+    words = ("export", checkpoint(), "--fit", images, "--steps", "3,2")
+    text = done(*words, "--judge-on", handover_file, "--out", out)
+    bundle = read_bundle(out)
+    assert bundle.fitted is not None and bundle.fitted.report.server is not None
+    server = bundle.fitted.report.server
+    assert server.tensors == 24
+    assert [r.steps for r in server.ranges] == [3, 2]
+    assert all(r.rmse < r.rmse_unfitted for r in server.ranges)
+    assert f"server    3 steps on 24 of its tensors: RMSE {server.ranges[0].rmse:.4f}" in text
+    assert "server    not judged on a server's tensors" in done(*words, "--out", tmp_path / "b.head")
+    assert "nothing to fit to" in refusal("export", checkpoint(), "--judge-on", handover_file, "--out", tmp_path / "c")
+
+
+def test_steps_fitted_to_images_that_are_fragile_on_a_servers_tensors_are_refused(tmp_path: Path) -> None:
+    """A server whose tensors are nothing like the images: of white alone, with hardly any noise."""
+    strange = calibration(PLAN, 24)
+    images = np.random.default_rng(0).uniform(-1, 1, (30, *PLAN.image_shape)).astype(np.float32)
+    far = replace(strange, x_tc=(strange.x_tc * 6).astype(np.float32))
+    with pytest.raises(CheckFailed, match=r"fitted steps are no better .* 24 tensors of the server"):
+        export_head(checkpoint(), tmp_path / "x.head", step_counts=(3,), fit_to=0.05 * images, judge_on=far)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_on_a_server_of_other_steps_is_refused(bundle_dir: Path) -> None:
+    def add(manifest: Manifest) -> None:
+        manifest["fit"]["server"] = {"tensors": 24, "ranges": manifest["fit"]["ranges"][:1]}
+
+    reseal(bundle_dir, add)
+    with pytest.raises(ArtefactError, match="fit reports other step counts than row_ranges"):
+        read_bundle(bundle_dir)
 
 
 def test_conditional_heads_are_fitted_to_images_of_a_folder(tmp_path: Path) -> None:

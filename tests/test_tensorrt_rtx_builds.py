@@ -84,7 +84,7 @@ def int8_graph(flavour: str, preset: str, conditional: bool, opset: int) -> tupl
     return replace(bundle, precision=flavour), quantiser.quantise(quantiser.layers[:1])
 
 
-@pytest.mark.parametrize("preset", ["small", "paper"])
+@pytest.mark.parametrize("preset", ["edge", "paper"])
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("opset", [20, 17])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-trt"])

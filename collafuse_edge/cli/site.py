@@ -111,7 +111,7 @@ def train_client(
     data: DataChoice,
     plan: PlanOption,
     out: OutFolder,
-    preset: Annotated[str, typer.Option(help="tiny, small, base, paper, or a server preset.")] = "small",
+    preset: Annotated[str, typer.Option(help="edge, tiny, small, base, paper, or a server preset.")] = "small",
     conditional: Annotated[bool, typer.Option(help="Condition the head on the labels of the data.")] = False,
     steps: Steps = 10_000,
     batch_size: BatchSize = 32,

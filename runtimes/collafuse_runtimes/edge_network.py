@@ -74,6 +74,7 @@ class EdgeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         for conv in (self.conv_in, *self.downs, *self.ups):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
 
     def forward(
         self, sample: Tensor, timestep: "Tensor | int", class_labels: Tensor | None = None, return_dict: bool = False

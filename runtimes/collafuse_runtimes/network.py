@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from collafuse_runtimes.errors import EngineUnavailable, InputError
@@ -26,6 +27,7 @@ def network_class(kind: str) -> Any:
         EngineUnavailable: torch or diffusers is not installed.
     """
     try:
+        import_module("torch")
         from diffusers import UNet2DModel
 
         from collafuse_runtimes.edge_network import EdgeUNet
