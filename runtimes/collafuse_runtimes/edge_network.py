@@ -73,7 +73,8 @@ class EdgeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.conv_out = nn.Conv2d(widths[0], in_channels, 3, padding=1)
         for conv in (self.conv_in, *self.downs, *self.ups):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        nn.init.zeros_(self.conv_out.weight)
+        for weight in self.conv_out.parameters():
+            nn.init.zeros_(weight)
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(
