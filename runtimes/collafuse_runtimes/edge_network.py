@@ -75,7 +75,6 @@ class EdgeUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         for weight in self.conv_out.parameters():
             nn.init.zeros_(weight)
-        nn.init.zeros_(self.conv_out.bias)
 
     def forward(
         self, sample: Tensor, timestep: "Tensor | int", class_labels: Tensor | None = None, return_dict: bool = False
