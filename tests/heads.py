@@ -81,7 +81,7 @@ def head(
         checkpoint(plan, conditional),
         workspace() / f"{number}.head",
         step_counts=step_counts,
-        sampler=sampler,
+        sampler=sampler or Sampler(),
         precision=precision,
         opset=opset,
         calibration=calibration(plan, 6) if is_int8 else None,

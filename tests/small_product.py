@@ -48,7 +48,9 @@ def product() -> Path:
         handoff = ("--server", place / "server", "--count", HANDOVERS, "--out", place / "x.tc.safetensors")
         done("handoff", *plan, *handoff)
     done("train-client", *data, "--plan", folder / "plan.json", *TRAINING, "--out", folder / "head")
-    exported = done("export", folder / "head", "--steps", "5,2", "--out", folder / "edge.head", "--json")
+    exported = done(
+        "export", folder / "head", "--sampler", "ddim", "--steps", "5,2", "--out", folder / "edge.head", "--json"
+    )
     (folder / "export.json").write_text(exported)
     done("infer", folder / "edge.head", folder / "x.tc.safetensors", "--out", folder / "images")
     write_extractor(folder / "extractor.onnx")

@@ -19,7 +19,8 @@ EXPORT = """
 import sys
 from pathlib import Path
 from collafuse_export import export_head
-export_head(Path(sys.argv[1]), Path(sys.argv[2]), step_counts=(20, 7, 1))
+from collafuse_runtimes.samplers import Sampler
+export_head(Path(sys.argv[1]), Path(sys.argv[2]), step_counts=(20, 7, 1), sampler=Sampler())
 """
 
 

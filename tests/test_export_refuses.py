@@ -12,6 +12,7 @@ from collafuse_export.step_graph import CurrentRow, StepGraph, bake_time_embeddi
 from collafuse_runtimes.bundle import make_row_ranges, read_bundle
 from collafuse_runtimes.checkpoint import NetworkConfig, load_weights, read_checkpoint, write_checkpoint
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
+from collafuse_runtimes.samplers import Sampler
 
 
 def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.Monk
     before = read_bundle(older)
     monkeypatch.setattr(collafuse_export.step_graph, "StepGraph", Wrong)
     with pytest.raises(CheckFailed, match=r"after step [12]\d of 20: .*max-abs .*asked for fp32: cosine >= 0.999"):
-        export_head(checkpoint(), older)
+        export_head(checkpoint(), older, sampler=Sampler())
     assert read_bundle(older) == before
     assert list(tmp_path.iterdir()) == [older]
 

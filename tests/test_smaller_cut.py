@@ -20,6 +20,7 @@ from collafuse_runtimes.handover import write_handover
 from collafuse_runtimes.images import to_uint8
 from collafuse_runtimes.infer import ARRAY_FILE
 from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_bundle
 
 SMALLER = PLAN.with_cut_ratio(0.2)  # cut 10 of a head that was trained for 20
@@ -27,7 +28,9 @@ SMALLER = PLAN.with_cut_ratio(0.2)  # cut 10 of a head that was trained for 20
 
 @lru_cache
 def smaller_head() -> HeadBundle:
-    return export_head(checkpoint(PLAN), workspace() / "smaller.head", cut_ratio=0.2, step_counts=(10, 4))
+    return export_head(
+        checkpoint(PLAN), workspace() / "smaller.head", cut_ratio=0.2, step_counts=(10, 4), sampler=Sampler()
+    )
 
 
 def test_every_step_is_the_torch_networks_from_the_smaller_cut() -> None:
@@ -98,11 +101,11 @@ def test_command_line_from_export_to_images(tmp_path: Path) -> None:
     out, tensors, images = tmp_path / "x.head", tmp_path / "x.tc.safetensors", tmp_path / "images"
     result = run_cli("export", checkpoint(PLAN), "--cut-ratio", 0.2, "--out", out)
     assert result.code == 0, result.err
-    assert "steps     10 from noise level 9 by ddim" in result.out  # every step that is left
+    assert "steps     8, 5 from noise level 9 by dpm++2m on karras levels" in result.out
     handover = calibration(SMALLER, 2)
     write_handover(tensors, handover)
     assert run_cli("infer", out, tensors, "--out", images).code == 0
-    expected = torch_trajectory(read_bundle(out), 10, handover.x_tc, None, 0, source=checkpoint(PLAN))[-1]
+    expected = torch_trajectory(read_bundle(out), 8, handover.x_tc, None, 0, source=checkpoint(PLAN))[-1]
     with np.load(images / ARRAY_FILE, allow_pickle=False) as arrays:
         np.testing.assert_allclose(to_uint8(arrays["images"]), to_uint8(expected), atol=1)
     line = refusal("export", checkpoint(PLAN), "--cut-ratio", 0.5, "--out", tmp_path / "y.head")

@@ -36,7 +36,7 @@ def trained_head(work: Path) -> tuple[Path, HeadBundle]:
         task = ClientTask(PLAN, _phantoms(TRAIN_IMAGES, 0))
         settings = TrainSettings(steps=TRAIN_STEPS, batch_size=16, warmup_steps=20, ema_decay=0.9)
         train(TrainRun(task, network_config(PRESET, PLAN), settings, head, resume=True, cpu=True))
-        export_head(head, bundle, step_counts=(STEPS,))
+        export_head(head, bundle, step_counts=(STEPS,), sampler=Sampler())
     return head, read_bundle(bundle)
 
 

@@ -24,7 +24,7 @@ from collafuse_edge.cli.training_options import (
     Compile,
     Cpu,
     EmaDecay,
-    LearningRate,
+    HeadLearningRate,
     LrSchedule,
     MixedPrecision,
     Resume,
@@ -116,7 +116,7 @@ def train_client(
     steps: Steps = 10_000,
     batch_size: BatchSize = 32,
     accumulation: Accumulation = 1,
-    learning_rate: LearningRate = 1e-3,
+    learning_rate: HeadLearningRate = None,
     lr_schedule: LrSchedule = "cosine",
     warmup_steps: WarmupSteps = 100,
     ema_decay: EmaDecay = 0.999,
@@ -134,17 +134,18 @@ def train_client(
     """Train a client head on the site's own images; nothing leaves this machine."""
     from collafuse_edge.training.client import client_task
     from collafuse_edge.training.loop import TrainRun
-    from collafuse_edge.training.presets import network_config
+    from collafuse_edge.training.presets import PRESETS, network_config
     from collafuse_runtimes.plan_file import read_plan
 
     split_plan = read_plan(plan)
     images = data.load(split_plan.image_shape)
     task, num_classes = client_task(split_plan, images, conditional)
+    network = network_config(preset, split_plan, num_classes)
+    rate = PRESETS[preset].learning_rate if learning_rate is None else learning_rate
     settings = settings_from(
-        steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
+        steps, batch_size, accumulation, rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
         mixed_precision, channels_last, compile_network, cpu,
     )  # fmt: skip
-    network = network_config(preset, split_plan, num_classes)
     class_names = images.class_names if conditional else None
     run = TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu, class_names)
     run_training(run, threads, as_json, images.notes)

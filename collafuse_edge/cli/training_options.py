@@ -17,6 +17,9 @@ Steps = Annotated[int, typer.Option(help="Optimizer steps.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step, over all processes and accumulation parts.")]
 Accumulation = Annotated[int, typer.Option(help="Parts a batch is split into, to save memory.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of Adam.")]
+HeadLearningRate = Annotated[
+    float | None, typer.Option(help="Peak learning rate of Adam. Default: the preset's, 3e-3 of edge, 1e-3 of others.")
+]
 LrSchedule = Annotated[str, typer.Option(help="cosine or constant.")]
 WarmupSteps = Annotated[int, typer.Option(help="Steps of linear warm-up.")]
 EmaDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]

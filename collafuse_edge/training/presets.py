@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 class Preset:
     """One U-Net layout: channels per resolution, residual blocks per resolution, attention at the coarsest ones.
 
-    ``EdgeUNet`` has the blocks it has, and no attention.
+    ``EdgeUNet`` has the blocks it has, and no attention. ``learning_rate`` is the peak rate of Adam that suits a head.
     """
 
     channels: tuple[int, ...]
     layers_per_block: int = 1
     attention_levels: int = 0
     kind: str = "UNet2DModel"
+    learning_rate: float = 1e-3
 
 
 PRESETS = {
-    "edge": Preset((16, 32, 64), kind="EdgeUNet"),
+    "edge": Preset((16, 32, 64), kind="EdgeUNet", learning_rate=3e-3),
     "tiny": Preset((16, 32, 32), 1),
     "small": Preset((32, 32, 64), 1),
     "base": Preset((32, 64, 128), 2),

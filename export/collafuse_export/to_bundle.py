@@ -36,6 +36,7 @@ from collafuse_runtimes.golden import write_golden
 from collafuse_runtimes.handover import Handover
 from collafuse_runtimes.levels import GIVEN
 from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.plan import SplitPlan
 from collafuse_runtimes.samplers import Sampler
 from collafuse_runtimes.verify import verify_engine
 
@@ -43,6 +44,19 @@ if TYPE_CHECKING:
     import torch
 
 TOOLS = ("torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+DEFAULT_SAMPLER = Sampler(SOLVER, levels="karras")
+DEFAULT_STEPS, DEFAULT_FITTED_STEPS = (8, 5), (3,)
+"""What ``DEFAULT_SAMPLER`` takes unless told: benchmarks/results/front.md."""
+
+
+def default_step_counts(plan: SplitPlan, sampler: Sampler, is_fitted: bool) -> tuple[int, ...]:
+    """Few steps for the sampler made for them, every step for the others; never more than a plan leaves the client."""
+    if sampler.name != SOLVER:
+        return (plan.cut,)
+    few = DEFAULT_FITTED_STEPS if is_fitted else DEFAULT_STEPS
+    return tuple(dict.fromkeys(min(steps, plan.cut) for steps in few))
 
 
 def export_head(checkpoint_dir: Path, out: Path, **options: Any) -> HeadBundle:
@@ -75,8 +89,8 @@ def export_with_report(
         out: the bundle folder; an older bundle of the same head there is replaced in one step.
         cut_ratio: of the plan to serve, at most the checkpoint's: the head was trained for all timesteps below its own
             cut. None is the checkpoint's.
-        step_counts: denoising steps to bake in, the first is the default; None is full stride.
-        sampler: baked in; default DDIM, eta 0, even levels; DPM-Solver++ 2M on Karras levels for a fit.
+        step_counts: denoising steps to bake in, the first is the default; None is ``default_step_counts``.
+        sampler: baked in; default ``DEFAULT_SAMPLER``.
         timesteps: to bake in place of ``step_counts``, from the hand-over level down; ``sampler.levels`` is then GIVEN.
         precision: of the network, one of PRECISIONS; int8 in the flavour of the engines it is for.
         opset: 20, or 17 for older libraries (JetPack 5).
@@ -116,13 +130,14 @@ def export_with_report(
     if checkpoint.distilled is not None:
         asked = (cut_ratio, step_counts, sampler, timesteps, fit_to)
         sampler, timesteps = _of_distilled(checkpoint_dir, checkpoint.distilled, asked)
-    sampler = sampler or (Sampler() if fit_to is None else Sampler(SOLVER, levels="karras"))
+    sampler = sampler or DEFAULT_SAMPLER
     plan, num_classes = checkpoint.plan, checkpoint.network.num_classes
     if cut_ratio is not None:
         plan = plan.with_cut_ratio(cut_ratio)
         require_trained_for(checkpoint, plan, "the export")
     if timesteps is None:
-        row_ranges = make_row_ranges(plan, [plan.cut] if step_counts is None else step_counts, sampler.levels)
+        counts = default_step_counts(plan, sampler, fit_to is not None) if step_counts is None else step_counts
+        row_ranges = make_row_ranges(plan, counts, sampler.levels)
     else:
         row_ranges, sampler = row_ranges_at(plan, [timesteps]), replace(sampler, levels=GIVEN)
     _require_replaceable(out, checkpoint.weights_sha256, overwrite)
