@@ -23,12 +23,14 @@ HEADS = {"small": (600, 1e-3), "tiny": (900, 1e-3), "edge": (2400, 3e-3)}
 """Steps and learning rate: about five minutes of one core each."""
 SERVER = ("--preset", "small", "--steps", 600, "--learning-rate", 1e-3)
 SERVERS = {"v0.2": ("v", 0.2), "epsilon0.2": ("epsilon", 0.2), "v0.6": ("v", 0.6)}
-DISTILL = ("--train-steps", 300, "--threads", 1, "--checkpoint-minutes", 1, "--resume")
+DISTILL = ("--threads", 1, "--checkpoint-minutes", 1, "--resume")
+STUDENTS = {"small": (300, 3e-4), "tiny": (500, 3e-4), "edge": (1000, 1e-3)}
+"""Steps and learning rate of a distilled head: two to three minutes."""
 STAGES: tuple[tuple[tuple[str, object, tuple[int, ...]], ...], ...] = (
     (("small", 0.2, (2, 1)), ("server", "v0.2", ()), ("server", "epsilon0.2", ())),
-    (("edge", 0.2, (2, 1)), ("tiny", 0.2, (2, 1))),
-    (("server", "v0.6", ()), ("small", 0.6, (2,)), ("small", 0.8, ()), ("small", 1.0, ())),
-    (("edge", 0.6, (2,)), ("tiny", 0.6, (2,)), ("edge", 0.8, (2,)), ("small", 0.4, ())),
+    (("edge", 0.2, (2, 1)), ("tiny", 0.2, (2,))),
+    (("server", "v0.6", ()), ("small", 0.6, ()), ("small", 0.8, ()), ("small", 1.0, ())),
+    (("edge", 0.6, (2,)), ("small", 0.4, ())),
 )
 """(network, cut, step counts to distil it for), or ("server", name, ()): the stages in turn, each for every seed."""
 
@@ -131,5 +133,7 @@ def _train_head(folder: Folder, network: str, cut_ratio: float, seed: int, count
     for count in counts:
         student = folder.distilled(network, cut_ratio, seed, count)
         if not student.exists():
+            steps, rate = STUDENTS[network]
+            options = ("--train-steps", steps, "--learning-rate", rate, "--seed", seed, *DISTILL)
             with suppress(SystemExit):  # the gate may refuse it, which the record then says
-                run(folder.out, "distill", head, *images, "--steps", count, "--seed", seed, *DISTILL, "--out", student)
+                run(folder.out, "distill", head, *images, "--steps", count, *options, "--out", student)
