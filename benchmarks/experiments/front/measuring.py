@@ -27,6 +27,8 @@ from collafuse_runtimes.samplers import Sampler
 
 COUNT, BATCH, SHOWN = 200, 50, 10
 SERVER_SAMPLER, SERVER_STEPS = Sampler(), 20
+EXACT = 0.2
+"""The cut at which exact tensors are finished too."""
 CALIBRATION = 64
 """Tensors that int8 is fitted to, and that judge fitted steps; of other numbers than those that are finished."""
 
@@ -129,7 +131,7 @@ def judged(folder: Folder, bundle: HeadBundle, way: Way, seed: int, extractor: P
         made = finished(handed_over(folder, way.cut_ratio, seed, COUNT).x_tc)
         np.save(point_file(folder, way, seed).with_suffix(".npy"), made[:SHOWN])
         found = {"server": scored(folder, made, seed, extractor)}
-        if way.cut_ratio < 1.0:
+        if way.cut_ratio == EXACT:
             exact = finished(handover_of(own_images(folder, seed, "test"), bundle.plan))
             found["exact"] = scored(folder, exact, seed, extractor)
     return found
