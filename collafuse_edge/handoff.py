@@ -16,6 +16,14 @@ from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
 from collafuse_runtimes.plan import SplitPlan, Transition
 from collafuse_runtimes.samplers import Sampler, denoise
 
+DEFAULT_SAMPLER, DEFAULT_STEPS = Sampler("dpm++2m", levels="karras"), 20
+"""What a server runs unless told: benchmarks/results/front.md."""
+
+
+def default_steps(plan: SplitPlan, sampler: Sampler) -> int:
+    """Few steps for the sampler made for them, every step for the others."""
+    return min(DEFAULT_STEPS, plan.t_c) if sampler.name == DEFAULT_SAMPLER.name else plan.t_c
+
 
 def make_handover(
     plan: SplitPlan,
@@ -36,8 +44,8 @@ def make_handover(
     Args:
         server: checkpoint directory; None only where the plan leaves no step to the server (c = 1).
         count: images, 1 and more.
-        steps: server steps, default all t_c.
-        sampler: default DDIM with eta 0 on even levels.
+        steps: server steps; None is ``default_steps``.
+        sampler: default ``DEFAULT_SAMPLER``.
         timesteps: to run in place of ``steps``, from T-1 down to at least cut.
         device: torch device; default a GPU where there is one.
         on_step: called after every step of a batch with the steps done so far, those of all batches added.
@@ -48,7 +56,7 @@ def make_handover(
         ArtefactError: the server's checkpoint is damaged, or predicts NaN or Inf.
         EngineUnavailable: torch or diffusers is not installed.
     """
-    sampler = sampler or Sampler()
+    sampler = sampler or DEFAULT_SAMPLER
     if count < 1 or batch_size < 1:
         raise InputError(f"count {count}, batch size {batch_size}: valid are 1 and more")
     transitions = server_way(plan, steps, sampler, timesteps)
@@ -93,12 +101,14 @@ def server_way(
 ) -> tuple[Transition, ...]:
     """What a server runs: through ``timesteps`` where they are named, else ``steps`` on the sampler's levels.
 
+    ``steps`` None is ``default_steps``.
+
     Raises:
         InputError: they do not fit the plan.
     """
     if timesteps is not None:
         return plan.server_transitions_at(timesteps)
-    return plan.server_transitions(steps, sampler.levels)
+    return plan.server_transitions(default_steps(plan, sampler) if steps is None else steps, sampler.levels)
 
 
 def _report_step(on_step: Callable[[int], None], before: int, k: int, _: Float32Array) -> None:

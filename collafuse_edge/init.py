@@ -15,14 +15,15 @@ def init_plan(
     timesteps: int,
     schedule: str,
     cut_ratio: float,
-    prediction: str = "epsilon",
+    prediction: str | None = None,
     server_prediction: str | None = None,
 ) -> SplitPlan:
     """Write ``out``; writing the same plan again is no error.
 
     Args:
         size: "32" or "HEIGHTxWIDTH".
-        prediction, server_prediction: "epsilon" or "v"; the server's is the heads' where it is None.
+        prediction, server_prediction: "epsilon" or "v". None is what few steps need (benchmarks/results/front.md):
+            v for whoever starts from noise alone, the server, or the heads at c = 1; epsilon for other heads.
 
     Raises:
         InputError: a value is out of range, or ``out`` holds another plan.
@@ -32,9 +33,9 @@ def init_plan(
         (channels, *sides(size)),
         timesteps,
         schedule,
-        prediction,
+        prediction or ("v" if cut_ratio == 1 else "epsilon"),
         cut_ratio,
-        server_prediction_type=server_prediction,
+        server_prediction_type=server_prediction or "v",
     )
     require_replaceable(out, FORMAT, overwrite=True)
     if out.exists() and read_plan(out) != plan:

@@ -10,6 +10,7 @@ from collafuse_edge.cli.edge import CacheOption, DeviceOption
 from collafuse_edge.cli.output import (
     EtaOption,
     JsonOption,
+    LevelsOption,
     OptionalOutFolder,
     OverwriteOption,
     SamplerOption,
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
 StepsOption = Annotated[
     str | None,
     typer.Option(help="Step counts to bake, e.g. 10,5. Default: 8,5 of dpm++2m (3 with --fit), every step of others."),
-]
-HeadLevelsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="even, log-snr, karras, or the timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even."
-    ),
 ]
 CalibrationOption = Annotated[
     Path | None, typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors")
@@ -79,7 +74,7 @@ def export(
     steps: StepsOption = None,
     sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
-    levels: HeadLevelsOption = None,
+    levels: LevelsOption = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
     opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
     calibration: CalibrationOption = None,
@@ -108,8 +103,10 @@ def export(
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         if data is None or data.source.endswith(HANDOVER_SUFFIX):
             refuse_options(context, tuple(SELECTION_OPTIONS), "no images are read without --fit DATA")
+        from collafuse_edge.cli.parsing import usual_levels
+
         is_asked = any(is_given(context, name) for name in ("sampler", "eta", "levels"))
-        way = (sampler, eta, levels or ("karras" if sampler == "dpm++2m" else "even")) if is_asked else None
+        way = (sampler, eta, levels or usual_levels(sampler)) if is_asked else None
         _export_head(
             source, out, cut_ratio, steps, way, precision, opset, calibration, data, teacher_steps,
             judge_on, force, overwrite, as_json,

@@ -49,7 +49,10 @@ OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpm++2m.")]
-LevelsOption = Annotated[str, typer.Option(help="even, log-snr, karras, or the timesteps, e.g. 19,9,4,1,0.")]
+LevelsOption = Annotated[
+    str | None,
+    typer.Option(help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even."),
+]
 EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -15,6 +15,11 @@ def comma_integers(option: str, text: str) -> tuple[int, ...]:
         raise InputError(f"--{option} {text!r} is not a list of integers; valid: for example 20,10,5") from None
 
 
+def usual_levels(sampler: str) -> str:
+    """Where a sampler's steps lie unless told (benchmarks/results/solvers.md)."""
+    return "karras" if sampler == "dpm++2m" else "even"
+
+
 def levels_or_timesteps(text: str) -> tuple[str, tuple[int, ...] | None]:
     """ "karras" -> ("karras", None); "19,9,4,1,0" -> ("given", (19, 9, 4, 1, 0)).
 

@@ -98,10 +98,12 @@ def handoff(
     server: Annotated[Path | None, typer.Option(help="Folder written by train-server; not needed at c = 1.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the client's.")] = 0,
     first_index: Annotated[int, typer.Option(help="Sample index of the first image.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Server steps. Default: every step.")] = None,
-    sampler: SamplerOption = "ddim",
+    steps: Annotated[
+        int | None, typer.Option(help="Server steps. Default: 20 of dpm++2m, every step of others.")
+    ] = None,
+    sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
-    levels: LevelsOption = "even",
+    levels: LevelsOption = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
@@ -112,7 +114,7 @@ def handoff(
     """Run the server's steps and write the hand-over tensors."""
     from contextlib import nullcontext
 
-    from collafuse_edge.cli.parsing import levels_or_timesteps
+    from collafuse_edge.cli.parsing import levels_or_timesteps, usual_levels
     from collafuse_edge.handoff import make_handover, server_way
     from collafuse_edge.torch_threads import check_threads, torch_threads
     from collafuse_runtimes.found import require_replaceable
@@ -123,7 +125,7 @@ def handoff(
     require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)
     check_threads(threads)
-    spacing, timesteps = levels_or_timesteps(levels)
+    spacing, timesteps = levels_or_timesteps(levels or usual_levels(sampler))
     if timesteps is not None and steps is not None:
         raise InputError(f"--levels {levels} names every timestep; leave out --steps")
     way = Sampler(sampler, eta, spacing)

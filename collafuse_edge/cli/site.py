@@ -44,10 +44,10 @@ def init(
     timesteps: Annotated[int, typer.Option(help="T, 2 to 1000.")] = 100,
     schedule: Annotated[str, typer.Option(help="cosine or linear.")] = "cosine",
     cut_ratio: Annotated[float, typer.Option(help="c, the client's share of the steps, 0 to 1.")] = 0.2,
-    prediction: Annotated[str, typer.Option(help="What networks predict: epsilon or v.")] = "epsilon",
-    server_prediction: Annotated[
-        str | None, typer.Option(help="The same for the server's. Default: as --prediction.")
+    prediction: Annotated[
+        str | None, typer.Option(help="What heads predict: epsilon or v. Default: epsilon, v at c = 1.")
     ] = None,
+    server_prediction: Annotated[str | None, typer.Option(help="The same of the server. Default: v.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a plan file."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from training import CLIENTS, SERVERS, Folder
-from ways import WAYS, Way, together
+from ways import TWO_M, WAYS, Way, together
 
 from collafuse_edge.data import Selection, load_images
 from collafuse_edge.extractor import features_of
@@ -23,10 +23,9 @@ from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.handover import Handover, read_handover, write_handover
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan_file import read_plan
-from collafuse_runtimes.samplers import Sampler
 
 COUNT, BATCH, SHOWN = 200, 50, 10
-SERVER_SAMPLER, SERVER_STEPS = Sampler(), 20
+SERVER_SAMPLER, SERVER_STEPS = TWO_M, 20
 EXACT = 0.2
 """The cut at which exact tensors are finished too."""
 CALIBRATION = 64
@@ -70,7 +69,7 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
         if not checkpoint.exists():
             return None, "distil refused it: no nearer to its teacher than the teacher in as few steps"
     else:
-        options |= {"sampler": way.sampler, "step_counts": [w.steps for w in ways]}
+        options |= {"sampler": way.sampler, "step_counts": [w.steps for w in ways], "cut_ratio": way.cut_ratio}
     if way.made == "fitted":
         options["fit_to"] = own_images(folder, seed, "train")
         options["judge_on"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)

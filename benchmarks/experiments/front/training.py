@@ -28,9 +28,9 @@ STUDENTS = {"small": (300, 3e-4), "tiny": (500, 3e-4), "edge": (1000, 1e-3)}
 """Steps and learning rate of a distilled head: two to three minutes."""
 STAGES: tuple[tuple[tuple[str, object, tuple[int, ...]], ...], ...] = (
     (("small", 0.2, (2, 1)), ("server", "v0.2", ()), ("server", "epsilon0.2", ())),
-    (("edge", 0.2, (2, 1)), ("tiny", 0.2, (2,))),
+    (("edge", 0.2, (2,)), ("tiny", 0.2, (2,))),
     (("server", "v0.6", ()), ("small", 0.6, ()), ("small", 0.8, ()), ("small", 1.0, ())),
-    (("edge", 0.6, (2,)), ("small", 0.4, ())),
+    (("edge", 0.6, (2,)),),
 )
 """(network, cut, step counts to distil it for), or ("server", name, ()): the stages in turn, each for every seed."""
 
@@ -55,6 +55,8 @@ class Folder:
         return self.out / f"server.{name}.{seed}"
 
     def head(self, network: str, cut_ratio: float, seed: int) -> Path:
+        """The head that serves a cut; that of c = 0.6 serves 0.4 too."""
+        cut_ratio = 0.6 if cut_ratio == 0.4 else cut_ratio
         return self.out / f"{network}.{cut_ratio}.{seed}"
 
     def distilled(self, network: str, cut_ratio: float, seed: int, steps: int) -> Path:
@@ -94,8 +96,10 @@ def split_images(folder: Folder, source: Path) -> None:
 def prepare(folder: Folder) -> None:
     """Plans and the three clients' uploads of every server."""
     for cut_ratio, prediction in ((0.2, "epsilon"), *((c, "v") for c in (0.2, 0.4, 0.6, 0.8, 1.0))):
-        run(folder.out, "init", "--size", SIZE, "--timesteps", TIMESTEPS, "--cut-ratio", cut_ratio,
-            "--server-prediction", prediction, "--out", folder.plan(cut_ratio, prediction))  # fmt: skip
+        heads = "v" if cut_ratio == 1.0 else "epsilon"  # who starts from noise alone predicts v
+        options = ("--cut-ratio", cut_ratio, "--prediction", heads, "--server-prediction", prediction)
+        out = folder.plan(cut_ratio, prediction)
+        run(folder.out, "init", "--size", SIZE, "--timesteps", TIMESTEPS, *options, "--out", out)
     for prediction, cut_ratio in SERVERS.values():
         plan = folder.plan(cut_ratio, prediction)
         for client in CLIENTS:

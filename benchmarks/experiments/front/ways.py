@@ -54,7 +54,7 @@ WAYS = (
     *_fitted("small", 0.2, 3, 2), *_distilled("small", 0.2, 2, 1), *_distilled("small", 0.2, 2, precision="int8-cpu"),
     *_plain("tiny", 0.2, DDIM, 20), *_plain("tiny", 0.2, TWO_M, 5), *_distilled("tiny", 0.2, 2),
     *_distilled("tiny", 0.2, 2, precision="int8-cpu"),
-    *_plain("edge", 0.2, DDIM, 20), *_plain("edge", 0.2, TWO_M, 5), *_distilled("edge", 0.2, 2, 1),
+    *_plain("edge", 0.2, DDIM, 20), *_plain("edge", 0.2, TWO_M, 5), *_distilled("edge", 0.2, 2),
     *_distilled("edge", 0.2, 2, precision="int8-cpu"),
     *_plain("small", 0.4, DDIM, 40), *_plain("small", 0.4, TWO_M, 5),
     *_plain("small", 0.6, DDIM, 60), *_plain("small", 0.6, TWO_M, 8, 5),
