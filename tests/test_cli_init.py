@@ -13,17 +13,21 @@ from collafuse_runtimes.plan_file import read_plan
 def test_the_plan_is_what_was_asked_for(tmp_path: Path) -> None:
     done("init", "--size", "48x64", "--channels", 3, "--timesteps", 250, "--schedule", "linear", "--cut-ratio", 0.3,
          "--out", tmp_path / "p.json")  # fmt: skip
-    assert read_plan(tmp_path / "p.json") == SplitPlan((3, 48, 64), 250, "linear", cut_ratio=0.3)
+    assert read_plan(tmp_path / "p.json") == SplitPlan(
+        (3, 48, 64), 250, "linear", cut_ratio=0.3, server_prediction_type="v"
+    )
     done("init", "--size", 32, "--out", tmp_path / "q.json")
-    assert read_plan(tmp_path / "q.json") == SplitPlan((1, 32, 32), 100, "cosine", cut_ratio=0.2)
+    assert read_plan(tmp_path / "q.json") == SplitPlan(
+        (1, 32, 32), 100, "cosine", cut_ratio=0.2, server_prediction_type="v"
+    )
 
 
 def test_the_lines_say_who_does_what_at_which_noise(tmp_path: Path) -> None:
-    plan = SplitPlan((1, 32, 32))
+    plan = SplitPlan((1, 32, 32), server_prediction_type="v")
     alpha_bar_n = plan.alpha_bar[19]
     noise = ((1 - alpha_bar_n) / alpha_bar_n) ** 0.5
     assert done("init", "--size", 32, "--out", tmp_path / "p").splitlines() == [
-        "server    80 steps, timesteps 99..20, predicts epsilon",
+        "server    80 steps, timesteps 99..20, predicts v",
         "client    20 steps, timesteps 19..0, predicts epsilon",
         f"hand-over level 19: alpha_bar {alpha_bar_n:.4f}, "
         f"noise of standard deviation {noise:.3f} beside an image in [-1, 1]",
@@ -33,14 +37,20 @@ def test_the_lines_say_who_does_what_at_which_noise(tmp_path: Path) -> None:
 
 
 def test_server_and_heads_may_predict_different_things(tmp_path: Path) -> None:
-    text = done("init", "--size", 32, "--server-prediction", "v", "--out", tmp_path / "p")
-    assert "steps, timesteps 99..20, predicts v" in text and "19..0, predicts epsilon" in text
+    options = ("--prediction", "v", "--server-prediction", "epsilon")
+    text = done("init", "--size", 32, *options, "--out", tmp_path / "p")
+    assert "steps, timesteps 99..20, predicts epsilon" in text and "19..0, predicts v" in text
     plan = read_plan(tmp_path / "p")
-    assert (plan.prediction_type, plan.server_prediction_type) == ("epsilon", "v")
-    done("init", "--size", 32, "--prediction", "v", "--out", tmp_path / "both")
-    assert read_plan(tmp_path / "both").server_prediction_type == "v"
+    assert (plan.prediction_type, plan.server_prediction_type) == ("v", "epsilon")
     wrong = refusal("init", "--size", 32, "--server-prediction", "x", "--out", tmp_path / "no")
     assert "plan field server_prediction_type is 'x'; valid: epsilon or v" in wrong
+
+
+@pytest.mark.parametrize(("cut_ratio", "heads"), [(0.2, "epsilon"), (0.8, "epsilon"), (1, "v")])
+def test_who_starts_from_noise_alone_predicts_v(cut_ratio: float, heads: str, tmp_path: Path) -> None:
+    done("init", "--size", 32, "--cut-ratio", cut_ratio, "--out", tmp_path / "p")
+    plan = read_plan(tmp_path / "p")
+    assert (plan.prediction_type, plan.server_prediction_type) == (heads, "v")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_the_ends_of_the_range(tmp_path: Path, cut_ratio: float, lines: list[str
 
 
 def test_json_is_the_plan(tmp_path: Path) -> None:
-    plan = SplitPlan((1, 32, 32))
+    plan = SplitPlan((1, 32, 32), server_prediction_type="v")
     result = json.loads(done("init", "--size", 32, "--out", tmp_path / "p", "--json"))
     more = {"cut": 20, "noise_level": plan.noise_level, "start_alpha_bar": plan.alpha_bar[-1]}
     assert result == {**plan.to_dict(), **more, "fingerprint": plan.fingerprint}

@@ -58,7 +58,7 @@ def test_the_start_has_the_noise_that_training_met_at_the_last_timestep(timestep
 
 @pytest.mark.parametrize(("steps", "timesteps"), [(None, list(range(19, 4, -1))), (3, [19, 14, 9]), (1, [19])])
 def test_timesteps_are_absolute_and_stop_at_the_cut(server: Path, steps: int | None, timesteps: list[int]) -> None:
-    handover = make_handover(PLAN, server, count=2, seed=0, steps=steps)
+    handover = make_handover(PLAN, server, count=2, seed=0, steps=steps, sampler=Sampler())
     assert list(handover.timesteps) == timesteps
     assert handover.server_sha256 == read_checkpoint(server).weights_sha256
 
@@ -66,7 +66,7 @@ def test_timesteps_are_absolute_and_stop_at_the_cut(server: Path, steps: int | N
 @pytest.mark.parametrize("steps", [None, 4])
 def test_the_chain_is_ddim_down_to_the_handover_level(server: Path, steps: int | None) -> None:
     """Song et al. 2021, eq. 12 with sigma = 0 and x_0 clipped, written out in float64 torch."""
-    handover = make_handover(PLAN, server, count=3, seed=1, steps=steps)
+    handover = make_handover(PLAN, server, count=3, seed=1, steps=steps, sampler=Sampler())
     network = load_network(read_checkpoint(server)).double()
     z = np.stack([gaussian_noise(1, i, 20, SHAPE) for i in range(3)])
     x = torch.from_numpy(np.float32((1 - PLAN.alpha_bar[-1]) ** 0.5) * z).double()
@@ -77,6 +77,17 @@ def test_the_chain_is_ddim_down_to_the_handover_level(server: Path, steps: int |
             x_0 = ((x - (1 - PLAN.alpha_bar[t]) ** 0.5 * epsilon) / PLAN.alpha_bar[t] ** 0.5).clamp(-1, 1)
             x = PLAN.alpha_bar[prev] ** 0.5 * x_0 + (1 - PLAN.alpha_bar[prev]) ** 0.5 * epsilon
     assert np.abs(handover.x_tc - x.numpy()).max() < 3e-4  # float32, and 1 / sqrt(alpha_bar) = 406 at the start
+
+
+def test_unless_told_a_server_takes_few_steps_of_the_second_order_solver(tmp_path: Path) -> None:
+    plan = SplitPlan(SHAPE, timesteps=60, cut_ratio=0.5, server_prediction_type="v")
+    handover = make_handover(plan, untrained(tmp_path / "s", "server", plan), count=1, seed=0)
+    assert handover.sampler == {"name": "dpm++2m", "eta": 0.0, "levels": "karras"}
+    assert len(handover.timesteps) == 20
+    assert (handover.timesteps[0], min(handover.timesteps) >= 30) == (59, True)
+    assert handover.timesteps == tuple(t for t, _ in plan.server_transitions(20, "karras"))
+    every = make_handover(plan, tmp_path / "s", count=1, seed=0, sampler=Sampler())
+    assert every.timesteps == tuple(range(59, 29, -1))
 
 
 def test_at_c_0_the_server_finishes_the_images(server: Path) -> None:
