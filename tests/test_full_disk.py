@@ -128,7 +128,7 @@ def test_an_older_head_is_intact(
     model = (disk.folder / "edge.head" / "model.onnx").read_bytes()
     monkeypatch.setattr("collafuse_export.onnx_graph.to_onnx", lambda *_: model)
     before = listing(disk.folder)
-    export = words("export @head --steps 5,2 --out @edge.head", disk.folder)
+    export = words("export @head --sampler ddim --steps 5,2 --out @edge.head", disk.folder)
     with disk.full(len(model) + PAGE if disk.is_real else len(model) - 1):  # no room for the other files, or the model
         line = refused(capfd, *export)
     assert re.search(rf"^error: cannot write {disk.folder}/.*edge\.head.*: {disk.reason}", line)

@@ -87,7 +87,7 @@ def test_a_head_is_exported_again_but_another_head_only_when_asked(site: Path, m
     model = (site / "edge.head" / "model.onnx").read_bytes()
     monkeypatch.setattr("collafuse_export.onnx_graph.to_onnx", lambda *_: model)
     put(site, "edge.head")
-    export = words("export @head --steps 5,2 --out @out", site)
+    export = words("export @head --sampler ddim --steps 5,2 --out @out", site)
     done(*export)
     manifest = read_json(site / "out" / "manifest.json", "collafuse-head")
     manifest["network"]["weights_sha256"] = "0" * 64

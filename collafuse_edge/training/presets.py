@@ -27,7 +27,6 @@ class Preset:
 
 
 PRESETS = {
-    "edge": Preset((16, 32, 64), kind="EdgeUNet", learning_rate=3e-3),
     "tiny": Preset((16, 32, 32), 1),
     "small": Preset((32, 32, 64), 1),
     "base": Preset((32, 64, 128), 2),
@@ -35,6 +34,7 @@ PRESETS = {
     "server-small": Preset((32, 64, 128), 2, attention_levels=1),
     "server-base": Preset((64, 128, 256), 2, attention_levels=1),
     "server-large": Preset((128, 256, 256, 512), 2, attention_levels=2),
+    "edge": Preset((16, 32, 64), kind="EdgeUNet", learning_rate=3e-3),
 }
 
 
