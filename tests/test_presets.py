@@ -55,9 +55,7 @@ def test_sizes_that_do_not_divide_are_refused_with_the_multiple(
 
 
 def test_unknown_presets_are_refused_with_the_valid_ones() -> None:
-    with pytest.raises(
-        InputError, match=r"unknown preset 'resnet'; valid: tiny, small, base, paper, server-smallmall"
-    ):
+    with pytest.raises(InputError, match=r"unknown preset 'resnet'; valid: tiny, small, base, paper, server-small"):
         network_config("resnet", SplitPlan((1, 8, 8)))
 
 
