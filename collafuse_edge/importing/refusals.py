@@ -10,10 +10,13 @@ def refused(path: Path, field: str, value: object, valid: str) -> ArtefactError:
     return ArtefactError(f"{path}: {field} is {str(value)[:80]!r}; valid: {valid}")
 
 
-def init_command(shape: tuple[int, int, int], timesteps: int, schedule: str, cut_ratio: float) -> str:
-    """The command that writes a plan for images of ``shape``, (C, H, W)."""
+def init_command(
+    shape: tuple[int, int, int], timesteps: int, schedule: str, cut_ratio: float, predictions: tuple[str | None, ...]
+) -> str:
+    """The command that writes a plan for images of ``shape``, (C, H, W), heads and server with these predictions."""
     channels, height, width = shape
     return (
         f"`collafuse-edge init --size {height}x{width} --channels {channels} --timesteps {timesteps} "
-        f"--schedule {schedule} --cut-ratio {cut_ratio:g} --out OTHER.json`"
+        f"--schedule {schedule} --cut-ratio {cut_ratio:g} "
+        f"--prediction {predictions[0]} --server-prediction {predictions[1]} --out OTHER.json`"
     )

@@ -151,7 +151,8 @@ def _other_levels(
         has = f"num_train_timesteps {steps}, trained_betas of its own"
     for schedule in SCHEDULES:
         if _distance(levels, alpha_bar(schedule, steps)) <= TOLERANCE:
-            fit = f"a plan that fits: {init_command(shape, steps, schedule, plan.cut_ratio)}"
+            predictions = plan.prediction_type, plan.server_prediction_type
+            fit = f"a plan that fits: {init_command(shape, steps, schedule, plan.cut_ratio, predictions)}"
             break
     else:
         fit = (

@@ -75,7 +75,8 @@ def _check_shape(unet: dict[str, Any], path: Path, plan: SplitPlan) -> None:
     channels, height, width = plan.image_shape
     size = unet.get("sample_size")
     if size is not None and (not isinstance(size, int | list) or image_shape(unet, plan)[1:] != (height, width)):
-        other = init_command(image_shape(unet, plan), plan.timesteps, plan.schedule, plan.cut_ratio)
+        predictions = plan.prediction_type, plan.server_prediction_type
+        other = init_command(image_shape(unet, plan), plan.timesteps, plan.schedule, plan.cut_ratio, predictions)
         raise refused(path, "sample_size", size, f"the plan's, {height}x{width}; or another plan: {other}")
     found = unet.get("out_channels", 3)
     if found == 2 * channels:
