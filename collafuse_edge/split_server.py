@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collafuse_edge.handoff import open_predictor, start_noise
+from collafuse_edge.handoff import DEFAULT_SAMPLER, default_steps, open_predictor, start_noise
 from collafuse_runtimes.checkpoint import read_checkpoint
 from collafuse_runtimes.noise import Float32Array
 from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler, denoise
+from collafuse_runtimes.samplers import denoise
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,22 @@ class SplitServer:
     predict: Callable[[Float32Array, int], Float32Array]
 
     def work(self, plan: SplitPlan, steps: int | None) -> tuple[int, Callable[[int], Float32Array]]:
-        """(steps, i -> x_{t_c} of sample i, (1, C, H, W) float32), by DDIM with eta 0.
+        """(steps, i -> x_{t_c} of sample i, (1, C, H, W) float32), by the sampler of ``handoff``.
 
         Args:
             plan: this server's, cut anywhere.
-            steps: at most; None runs every step of the server's part.
+            steps: at most; None runs as many as ``handoff`` does.
 
         Raises:
             InputError: steps below 1.
         """
-        transitions = plan.server_transitions(None if steps is None else min(steps, plan.t_c))
+        sampler = DEFAULT_SAMPLER
+        count = default_steps(plan, sampler) if steps is None else min(steps, plan.t_c)
+        transitions = plan.server_transitions(count, sampler.levels)
 
         def run(i: int) -> Float32Array:
             x = start_noise(plan, 0, range(i, i + 1))
-            return denoise(x, plan, transitions, Sampler(), self.predict)
+            return denoise(x, plan, transitions, sampler, self.predict)
 
         return len(transitions), run
 

@@ -30,7 +30,7 @@ class SweepOptions:
         engines: each runs every bundle.
         engine_options: for all of them.
         cuts: of the server's side, "0,0.2,1"; None takes 0 and those of the bundles.
-        server_steps: at most; None runs every step.
+        server_steps: at most; None runs as many as ``handoff`` does.
         server_device: torch device; None takes a GPU where there is one.
         mode: "quick" or "report".
         gpu: index of the one whose energy is read.

@@ -155,7 +155,7 @@ def split(
     engine: Annotated[
         str, typer.Option(help="What runs the heads, e.g. ort-cpu,openvino; each is measured.")
     ] = "ort-cpu",
-    server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: every step.")] = None,
+    server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: 20, as handoff.")] = None,
     server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     mode: ModeOption = "quick",
     gpu: GpuOption = 0,
