@@ -23,15 +23,12 @@ CLIENTS = (0, 2)
 IMAGE_SHAPE = (1, 32, 32)
 TIMESTEPS, CUT_RATIO, SERVER_PREDICTION = 100, 0.2, "v"
 TRAINING_IMAGES = 768
-SERVER_STEPS, HEAD_STEPS = 800, 300
-SERVER_WAY, SERVER_WAY_STEPS = Sampler("ddim"), 20
+SERVER_PRESET, SERVER_STEPS = "small", 800
+HEAD_PRESET, HEAD_STEPS = "edge", 1000
+SERVER_WAY, SERVER_WAY_STEPS = Sampler("dpm++2m", levels="karras"), 20
 HEAD_WAY, HEAD_WAY_STEPS = Sampler("dpm++2m", levels="karras"), 5
 """Samplers and the steps they take, at most: a plan may leave a side fewer."""
-BATCH_SIZE, WARMUP_STEPS, EMA_DECAY, LEARNING_RATE = 16, 50, 0.99, 1e-3
-_OPTIONS = (
-    f"--batch-size {BATCH_SIZE} --warmup-steps {WARMUP_STEPS} --ema-decay {EMA_DECAY} "
-    f"--learning-rate {LEARNING_RATE} --cpu"
-)
+BATCH_SIZE, WARMUP_STEPS, EMA_DECAY = 16, 50, 0.99
 NEEDS = ("torch", "diffusers", "accelerate", "onnx", "onnxscript")
 PREVIEW = 8
 """Images per client in the picture."""
@@ -148,22 +145,31 @@ def _train_server(out: Path, sites: list[_Site], say: Say, on_step: OnStep) -> N
     from collafuse_edge.training.tasks import ServerTask
 
     names = " ".join(site.shard.name for site in sites)
-    say(f"train-server {names} --preset small --steps {SERVER_STEPS} {_OPTIONS} --out server")
-    _train(ServerTask.from_files([site.shard for site in sites]), "small", SERVER_STEPS, out / "server", on_step)
+    say(f"train-server {names} {_training_options(SERVER_PRESET, SERVER_STEPS)} --out server")
+    _train(ServerTask.from_files([site.shard for site in sites]), SERVER_PRESET, SERVER_STEPS, out / "server", on_step)
 
 
 def _train_head(site: _Site, plan: SplitPlan, say: Say, on_step: OnStep) -> float:
     """The head's last loss."""
     from collafuse_edge.training.tasks import ClientTask
 
-    options = f"--preset tiny --steps {HEAD_STEPS} {_OPTIONS}"
+    options = _training_options(HEAD_PRESET, HEAD_STEPS)
     say(f"train-client --data {site.source} --plan plan.json {options} --out {site.name}/head")
-    return _train(ClientTask(plan, site.x_0), "tiny", HEAD_STEPS, site.folder / "head", on_step)
+    return _train(ClientTask(plan, site.x_0), HEAD_PRESET, HEAD_STEPS, site.folder / "head", on_step)
+
+
+def _training_options(preset: str, steps: int) -> str:
+    from collafuse_edge.training.presets import PRESETS
+
+    return (
+        f"--preset {preset} --steps {steps} --batch-size {BATCH_SIZE} --warmup-steps {WARMUP_STEPS} "
+        f"--ema-decay {EMA_DECAY} --learning-rate {PRESETS[preset].learning_rate:g} --cpu"
+    )
 
 
 def _train(task: "Task", preset: str, steps: int, out: Path, on_step: OnStep) -> float:
     from collafuse_edge.training.loop import TrainRun, train
-    from collafuse_edge.training.presets import network_config
+    from collafuse_edge.training.presets import PRESETS, network_config
     from collafuse_edge.training.settings import TrainSettings
 
     settings = TrainSettings(
@@ -171,7 +177,7 @@ def _train(task: "Task", preset: str, steps: int, out: Path, on_step: OnStep) ->
         batch_size=BATCH_SIZE,
         warmup_steps=WARMUP_STEPS,
         ema_decay=EMA_DECAY,
-        learning_rate=LEARNING_RATE,
+        learning_rate=PRESETS[preset].learning_rate,
     )
     run = TrainRun(task, network_config(preset, task.plan), settings, out, cpu=True)
     what = out.name if task.role == "server" else f"{out.parent.name}/{out.name}"

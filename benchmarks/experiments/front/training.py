@@ -29,8 +29,8 @@ STUDENTS = {"small": (300, 3e-4), "tiny": (500, 3e-4), "edge": (1000, 1e-3)}
 STAGES: tuple[tuple[tuple[str, object, tuple[int, ...]], ...], ...] = (
     (("small", 0.2, (2, 1)), ("server", "v0.2", ()), ("server", "epsilon0.2", ())),
     (("edge", 0.2, (2,)), ("tiny", 0.2, (2,))),
-    (("server", "v0.6", ()), ("small", 0.6, ()), ("small", 0.8, ()), ("small", 1.0, ())),
-    (("edge", 0.6, (2,)),),
+    (("server", "v0.6", ()), ("small", 0.8, ()), ("small", 1.0, ())),
+    (("edge", 0.8, (2,)),),
 )
 """(network, cut, step counts to distil it for), or ("server", name, ()): the stages in turn, each for every seed."""
 
@@ -55,8 +55,8 @@ class Folder:
         return self.out / f"server.{name}.{seed}"
 
     def head(self, network: str, cut_ratio: float, seed: int) -> Path:
-        """The head that serves a cut; that of c = 0.6 serves 0.4 too."""
-        cut_ratio = 0.6 if cut_ratio == 0.4 else cut_ratio
+        """The head that serves a cut; that of c = 0.8 serves 0.4 and 0.6 too."""
+        cut_ratio = 0.8 if cut_ratio in (0.4, 0.6) else cut_ratio
         return self.out / f"{network}.{cut_ratio}.{seed}"
 
     def distilled(self, network: str, cut_ratio: float, seed: int, steps: int) -> Path:
