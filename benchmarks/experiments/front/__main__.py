@@ -50,11 +50,10 @@ def main() -> None:
 
 def _scores(out: Path, extractor: Path, pool: ProcessPoolExecutor) -> "Iterator[Future[None]]":
     """One task per server and per head that is there."""
-    folder = Folder(out)
-    for cut_ratio in dict.fromkeys(way.cut_ratio for way in WAYS):
-        for seed in SEEDS:
-            for count, first in ((COUNT, 0), (CALIBRATION, 10_000)):
-                handed_over(folder, cut_ratio, seed, count, first)
+    cuts = dict.fromkeys(way.cut_ratio for way in WAYS)
+    sets = [(c, seed, *which) for c in cuts for seed in SEEDS for which in ((COUNT, 0), (CALIBRATION, 10_000))]
+    for made in [pool.submit(handed_over, Folder(out), *which) for which in sets]:
+        made.result()
     for seed in SEEDS:
         for name in SERVERS:
             yield pool.submit(measure_server, out, name, seed)

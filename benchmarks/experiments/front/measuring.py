@@ -42,7 +42,7 @@ def measure_head(out: Path, extractor: Path, seed: int, network: str, cut_ratio:
         for way in ways:
             point = {"way": asdict(way), "name": way.name, "seed": seed, "client": CLIENTS[seed], "gate": said}
             if bundle is not None:
-                point |= {"flops": bundle.network.flops * way.steps, "parameters": bundle.network.parameters}
+                point |= {"flops": bundle.network.flops_per_step * way.steps, "parameters": bundle.network.parameters}
                 point |= judged(folder, bundle, way, seed, extractor)
             point_file(folder, way, seed).write_text(json.dumps(point, indent=2))
             print(way.name, seed, point.get("server"), said or "", flush=True)
