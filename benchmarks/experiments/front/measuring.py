@@ -66,10 +66,10 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
     checkpoint = folder.head(way.network, way.cut_ratio, seed)
     if way.made == "distilled":
         checkpoint = folder.distilled(way.network, way.cut_ratio, seed, way.steps)
-        if not checkpoint.exists():
-            return None, "distil refused it: no nearer to its teacher than the teacher in as few steps"
     else:
         options |= {"sampler": way.sampler, "step_counts": [w.steps for w in ways], "cut_ratio": way.cut_ratio}
+    if not checkpoint.exists():
+        return None, "distill refused it, or it was not trained"
     if way.made == "fitted":
         options["fit_to"] = own_images(folder, seed, "train")
         options["judge_on"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)

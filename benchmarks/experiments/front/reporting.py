@@ -82,8 +82,8 @@ def _head(record: dict[str, Any]) -> list[str]:
         f"KID on centred, scaled features of {record['extractor']}, +- the 95 % interval of the mean over the seeds",
         "(Student's t): against the client's own images, and against those of all, which is what the server learns;",
         "difference: of the latter, seed by seed, from the same tensors. pyramid: sliced Wasserstein distance to the",
-        "client's images, mean of the levels; sharpness: 1 as sharp as real; exact: KID from the client's held-out images",
-        "noised exactly, against these.",
+        "client's images, mean of the levels; sharpness: 1 as sharp as real; exact: KID from the client's held-out",
+        "images noised exactly, against these.",
         f"Times are of {record['machine']}, one image at a time, all ways in turns, the median of "
         f"{record['times']['rounds']}; ratios are what carries over.",
         "",
