@@ -89,39 +89,41 @@ def test_start_memory_and_machine_are_in_the_report(report: dict[str, Any]) -> N
     assert report["engine"] == {"name": "ort-cpu", "options": {"threads": 1}, "arithmetic": "fp32", "tf32": None}
 
 
+def spin(trajectory: Trajectory, step_ms: float) -> Float32Array:
+    """A trajectory of known cost: every step ends ``step_ms`` of this thread's own time after the one before."""
+    end = time.thread_time()
+    x = trajectory.x_tc + 0
+    for k in range(trajectory.rows.steps):
+        end += step_ms / 1e3
+        while time.thread_time() < end:
+            pass
+        if trajectory.on_step is not None:
+            trajectory.on_step(k, x)
+    return x
+
+
 def test_own_overhead_is_at_most_one_percent(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On an engine that takes 20 times 1 ms: what is reported is what the engine itself took, and hardly more.
+    """On an engine that takes 20 times 1 ms; on the clock of this thread, which stands while others have the CPU.
 
-    The engine keeps its own times, so that a machine busy with other things makes both longer alike.
+    Work beside this test still slows its thread, so the quietest of three measurements counts.
     """
-    runs: list[tuple[bool, float, list[float]]] = []
-
-    def spin(_: FakeEngine, trajectory: Trajectory) -> Float32Array:
-        begin = end = time.perf_counter()
-        x, at = trajectory.x_tc + 0, list[float]()
-        for k in range(trajectory.rows.steps):
-            end += 1e-3
-            while time.perf_counter() < end:
-                pass
-            at.append(time.perf_counter())
-            if trajectory.on_step is not None:
-                trajectory.on_step(k, x)
-        runs.append((trajectory.on_step is not None, time.perf_counter() - begin, np.diff(at).tolist()))
-        return x
-
-    monkeypatch.setattr(FakeEngine, "_denoise", spin)
-    saved: list[LatencyReport] = []
-    with pytest.raises(CheckFailed, match="golden trajectories do not hold"):  # it computes nothing
-        measure_latency(
-            default_head(), tensors, handover(default_head(), 6), Mode("t", 3, 40, 0.0, 0), engine_name="fake",
-            on_report=saved.append,
-        )  # fmt: skip
-    calls, steps = (series(saved[-1].to_dict(), scope)["samples_ms"] for scope in ("head call", "step"))
-    own_calls = [seconds * 1e3 for watched, seconds, _ in runs if not watched]
-    own_steps = [seconds * 1e3 for watched, _, parts in runs if watched for seconds in parts]
-    assert len(calls) == 40 and len(own_calls) >= 40 and len(own_steps) >= len(steps) == 40 * 19
-    assert 0 <= min(calls) - min(own_calls) <= 0.01 * min(own_calls)
-    assert float(np.median(steps)) == pytest.approx(float(np.median(own_steps)), rel=0.01)
+    monkeypatch.setattr(FakeEngine, "_denoise", lambda _, trajectory: spin(trajectory, 1.0))
+    monkeypatch.setattr(time, "perf_counter", time.thread_time)
+    calls, steps = list[float](), list[float]()
+    for _ in range(3):
+        saved: list[LatencyReport] = []
+        with pytest.raises(CheckFailed, match="golden trajectories do not hold"):  # it computes nothing
+            measure_latency(
+                default_head(), tensors, handover(default_head(), 6), Mode("t", 3, 40, 0.0, 0), engine_name="fake",
+                on_report=saved.append,
+            )  # fmt: skip
+        call, step = (series(saved[-1].to_dict(), scope)["summary"] for scope in ("head call", "step"))
+        calls.append(call["minimum"])
+        steps.append(step["median"])
+        if calls[-1] <= 20.2 and abs(steps[-1] - 1) <= 0.01:
+            break
+    assert 20.0 <= min(calls) <= 20.2
+    assert min(steps) == pytest.approx(1.0, rel=0.01)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -234,6 +236,13 @@ def test_a_folder_with_files_is_not_written_into(tensors: Path, tmp_path: Path) 
     assert "a folder of other files is there, not a bench report; choose another name" in line
 
 
+def has_step_samples(report: Path, least: int) -> bool:
+    if not report.exists():
+        return False
+    found = [s for s in json.loads(report.read_text())["series"] if s["scope"] == "step"]
+    return any(len(s["samples_ms"]) >= least for s in found)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_keeps_its_samples(how: signal.Signals, tensors: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -255,11 +264,10 @@ def test_an_interrupted_run_keeps_its_samples(how: signal.Signals, tensors: Path
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    until = time.monotonic() + 30
-    while not (out / "report.json").exists():
+    until = time.monotonic() + 120
+    while not has_step_samples(out / "report.json", 20):
         assert time.monotonic() < until and running.poll() is None
         time.sleep(0.05)
-    time.sleep(0.5)
     running.send_signal(how)
     _, err = running.communicate(timeout=20)
     saved = json.loads((out / "report.json").read_text())

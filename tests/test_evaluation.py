@@ -146,7 +146,7 @@ def test_a_score_says_what_made_the_images(tmp_path: Path) -> None:
         "fingerprint": handover.plan.fingerprint,
         "seed": handover.seed,
         "first_index": 0,
-        "server_sampler": {"name": "ddim", "eta": 0.0},
+        "server_sampler": {"name": "dpm++2m", "eta": 0.0, "levels": "karras"},
         "server_steps": 5,
         "server_sha256": handover.server_sha256,
     }
