@@ -269,7 +269,7 @@ def test_an_interrupted_run_keeps_its_samples(how: signal.Signals, tensors: Path
         assert time.monotonic() < until and running.poll() is None
         time.sleep(0.05)
     running.send_signal(how)
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=120)
     saved = json.loads((out / "report.json").read_text())
     assert saved["complete"] is False
     assert len(series(saved, "step")["samples_ms"]) > 19

@@ -22,6 +22,8 @@ ALLOWED = {
 }
 GROUND_FLOOR = {"numpy"}
 """What collafuse_runtimes may import while it is imported; the rest only inside the function that needs it."""
+NETWORK = ROOMS["collafuse_runtimes"] / "edge_network.py"
+"""A class of torch, so the one module that needs torch to be imported; only functions import it."""
 FILES = [(room, path) for room, top in ROOMS.items() for path in sorted(top.rglob("*.py"))]
 files = pytest.mark.parametrize(("room", "path"), FILES, ids=[str(path.relative_to(ROOT)) for _, path in FILES])
 
@@ -73,10 +75,20 @@ def test_no_file_is_named_like_a_library() -> None:
 
 
 def test_the_ground_floor_stands_on_numpy_and_the_standard_library() -> None:
-    names = {
-        name for path in ROOMS["collafuse_runtimes"].rglob("*.py") for name in imported(at_import_time(parse(path)))
-    }
+    paths = [path for path in ROOMS["collafuse_runtimes"].rglob("*.py") if path != NETWORK]
+    names = {name for path in paths for name in imported(at_import_time(parse(path)))}
     assert names - sys.stdlib_module_names - {"collafuse_runtimes"} == GROUND_FLOOR
+
+
+def test_only_functions_import_the_edge_network() -> None:
+    modules = {
+        ast.unparse(node)
+        for _, path in FILES
+        for node in at_import_time(parse(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert not [words for words in modules if NETWORK.stem in words]
+    assert NETWORK.stem in (ROOMS["collafuse_runtimes"] / "network.py").read_text()
 
 
 @files
