@@ -18,7 +18,7 @@ from measuring import CALIBRATION, COUNT, handed_over, measure_head
 from reporting import publish
 from servers import measure_server
 from timing import measure_times
-from training import SEEDS, SERVERS, Folder, train_all
+from training import SEEDS, Folder, train_all
 from ways import WAYS
 
 STAGES = ("train", "score", "time", "publish")
@@ -54,11 +54,12 @@ def _scores(out: Path, extractor: Path, pool: ProcessPoolExecutor) -> "Iterator[
     sets = [(c, seed, *which) for c in cuts for seed in SEEDS for which in ((COUNT, 0), (CALIBRATION, 10_000))]
     for made in [pool.submit(handed_over, Folder(out), *which) for which in sets]:
         made.result()
-    for seed in SEEDS:
-        for name in SERVERS:
-            yield pool.submit(measure_server, out, name, seed)
-        for network, cut_ratio in dict.fromkeys((way.network, way.cut_ratio) for way in WAYS):
+    for network, cut_ratio in dict.fromkeys((way.network, way.cut_ratio) for way in WAYS):
+        for seed in SEEDS:
             yield pool.submit(measure_head, out, extractor, seed, network, cut_ratio)
+    for name in ("v0.2", "epsilon0.2"):
+        for seed in SEEDS:
+            yield pool.submit(measure_server, out, name, seed)
 
 
 if __name__ == "__main__":

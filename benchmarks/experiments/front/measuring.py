@@ -26,6 +26,7 @@ from collafuse_runtimes.plan_file import read_plan
 
 COUNT, BATCH, SHOWN = 200, 50, 10
 SERVER_SAMPLER, SERVER_STEPS = TWO_M, 20
+NOT_TRAINED = "distill refused it, or it was not trained"
 EXACT = 0.2
 """The cut at which exact tensors are finished too."""
 CALIBRATION = 64
@@ -69,7 +70,7 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
     else:
         options |= {"sampler": way.sampler, "step_counts": [w.steps for w in ways], "cut_ratio": way.cut_ratio}
     if not checkpoint.exists():
-        return None, "distill refused it, or it was not trained"
+        return None, NOT_TRAINED
     if way.made == "fitted":
         options["fit_to"] = own_images(folder, seed, "train")
         options["judge_on"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import CALIBRATION, COUNT, SERVER_SAMPLER, SERVER_STEPS, SHOWN, own_images, point_file
+from measuring import CALIBRATION, COUNT, NOT_TRAINED, SERVER_SAMPLER, SERVER_STEPS, SHOWN, own_images, point_file
 from training import CLIENTS, HEADS, HELD_OUT, SEEDS, SERVER, SERVERS, SIZE, Folder
 from ways import TODAY, WAYS, Way
 
@@ -129,9 +129,12 @@ def _tables(points: dict[Way, list[Point]], times: dict[str, Any]) -> list[str]:
             rows = [point for point in points[way] if "server" in point]
             if rows:
                 lines.append(_row(way, rows, points[ways[0]], times.get(way.name), today, points[TODAY]))
-            for point in points[way]:
-                if point["gate"]:
-                    lines.append(f"| {way.name}, {point['client']} | {point['gate'].splitlines()[0]} |" + " |" * 10)
+        for way in ways:
+            said = [f"{p['client']}: {p['gate'].splitlines()[0]}" for p in points[way] if p["gate"]]
+            if said and said[0].endswith(NOT_TRAINED):
+                lines += ["", f"Not measured: {way.name}."]
+            elif said:
+                lines += ["", f"The gate on {way.name}: {'; '.join(said)}."]
         lines.append("")
     return lines
 
