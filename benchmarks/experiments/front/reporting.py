@@ -215,4 +215,4 @@ def _pictures(folder: Folder, path: Path) -> None:
     axes.imshow(sheet, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
     axes.set_yticks([SIZE * (k + 0.5) for k in range(len(names))], names, fontsize=7)
     axes.set_xticks([])
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
