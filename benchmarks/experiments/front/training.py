@@ -30,7 +30,6 @@ STAGES: tuple[tuple[tuple[str, object, tuple[int, ...]], ...], ...] = (
     (("small", 0.2, (2, 1)), ("server", "v0.2", ()), ("server", "epsilon0.2", ())),
     (("edge", 0.2, (2,)), ("tiny", 0.2, (2,))),
     (("server", "v0.6", ()), ("small", 0.8, ()), ("small", 1.0, ())),
-    (("edge", 0.8, (2,)),),
 )
 """(network, cut, step counts to distil it for), or ("server", name, ()): the stages in turn, each for every seed."""
 

@@ -58,9 +58,7 @@ WAYS = (
     *_distilled("edge", 0.2, 2, precision="int8-cpu"),
     *_plain("small", 0.4, DDIM, 40), *_plain("small", 0.4, TWO_M, 5),
     *_plain("small", 0.6, DDIM, 60), *_plain("small", 0.6, TWO_M, 8, 5),
-    *_plain("edge", 0.6, TWO_M, 8, 5),
     *_plain("small", 0.8, DDIM, 80), *_plain("small", 0.8, TWO_M, 10, 8, 6),
-    *_plain("edge", 0.8, TWO_M, 8, 6), *_distilled("edge", 0.8, 2),
     *_plain("small", 1.0, DDIM, 20), *_plain("small", 1.0, TWO_M, 10, 8, 5),
 )  # fmt: skip
 
