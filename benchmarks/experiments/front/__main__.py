@@ -1,6 +1,6 @@
 """A front, not a figure: quality, work and time of the ways to one image, c in {0.2, 0.4, 0.6, 0.8} and c = 1 alone.
 
-    python benchmarks/experiments/front work/front        # about two hours on two quiet cores; continues where it stopped
+    python benchmarks/experiments/front work/front    # two hours on two quiet cores; continues where it stopped
 
 Reads brain_mri_64.npz and the feature extractor from COLLAFUSE_DATA. Trains three seeds of heads, distilled heads and
 servers (training.py), scores every way (ways.py, measuring.py, servers.py), then times all of them in turns, for which
