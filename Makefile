@@ -22,8 +22,9 @@ $(READY): pyproject.toml constraints.txt constraints.lock
 demo: $(READY)  ## two clients on drawn phantoms, the whole line; result in demo-out/
 	$(BIN)/collafuse-edge demo --out demo-out
 
-test: $(READY)  ## everything that runs without a GPU in minutes
-	$(BIN)/python -m pytest
+test: $(READY)  ## everything that runs without a GPU in minutes: a process per core, then what needs the machine to itself
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow and not alone'
+	$(BIN)/python -m pytest -m 'not slow and alone'
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -102,6 +102,7 @@ def spin(trajectory: Trajectory, step_ms: float) -> Float32Array:
     return x
 
 
+@pytest.mark.alone
 def test_own_overhead_is_at_most_one_percent(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On an engine that takes 20 times 1 ms; on the clock of this thread, which stands while others have the CPU.
 

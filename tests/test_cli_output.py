@@ -238,6 +238,7 @@ def test_what_does_not_run_on_the_base_install_says_what_to_install(tmp_path: Pa
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.alone
 def test_help_is_quick() -> None:
     """Processor time of the quickest of five, so that a busy machine does not count."""
 

@@ -198,6 +198,8 @@ def _check(work: Distillation) -> None:
     plan = work.teacher.plan
     if work.steps not in COUNTS or work.steps >= plan.cut:
         raise InputError(f"{work.steps} steps cannot be distilled; valid: 1, 2 or 4, fewer than the plan's {plan.cut}")
+    if work.steps > 1 and work.settings.steps < 2:
+        raise InputError(f"{work.settings.steps} training step; valid for a head of {work.steps} steps: 2 and more")
     if not work.steps < work.teacher_steps <= plan.cut:
         raise InputError(f"a teacher of {work.teacher_steps} steps; valid: {work.steps + 1} to {plan.cut}")
     if work.teacher.distilled is not None:
@@ -250,7 +252,7 @@ def _train_student(
 ) -> Checkpoint:
     """One run on the teacher's states; for more than one step a second on the student's own, started from the first."""
     total, teacher = work.settings.steps, work.teacher
-    first_steps = total if work.steps == 1 else round(OWN_STATES_FROM * total)
+    first_steps = total if work.steps == 1 else min(round(OWN_STATES_FROM * total), total - 1)
     first = _run(work, rows, begins, ends, labels, first_steps, teacher, _aside(work.out, "first"))
     student = train(first, on_step)
     if work.steps > 1:

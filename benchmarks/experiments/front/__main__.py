@@ -5,6 +5,7 @@
 Reads brain_mri_64.npz and the feature extractor from COLLAFUSE_DATA. Trains three seeds of heads, distilled heads and
 servers (training.py), scores every way (ways.py, measuring.py, servers.py), then times all of them in turns, for which
 the machine should do nothing else (timing.py), and writes benchmarks/results/front.{json,md,svg,png}.
+`--stage settings --stage publish` adds an hour of other learning rates and moving averages (settings.py).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from measuring import CALIBRATION, COUNT, handed_over, measure_head
 from reporting import publish
 from servers import measure_server
+from settings import TRIALS, measure_trial, train_trials
 from timing import measure_times
 from training import SEEDS, Folder, train_all
 from ways import WAYS
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="where the record goes")
     parser.add_argument("--workers", type=int, default=2, help="trainings or heads at once, one thread each")
-    parser.add_argument("--stage", action="append", choices=STAGES, help="default: all, in turn")
+    parser.add_argument("--stage", action="append", choices=(*STAGES, "settings"), help=f"default: {', '.join(STAGES)}")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     out, stages = arguments.out, arguments.stage or STAGES
@@ -44,6 +46,10 @@ def main() -> None:
                 future.result()
     if "time" in stages:
         measure_times(out)
+    if "settings" in stages:
+        train_trials(out, arguments.workers)
+        for trial in TRIALS:
+            measure_trial(out, extractor, trial)
     if "publish" in stages:
         publish(out, arguments.results, data.name, extractor.name)
 

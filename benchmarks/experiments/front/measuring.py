@@ -44,7 +44,9 @@ def measure_head(out: Path, extractor: Path, seed: int, network: str, cut_ratio:
             point = {"way": asdict(way), "name": way.name, "seed": seed, "client": CLIENTS[seed], "gate": said}
             if bundle is not None:
                 point |= {"flops": bundle.network.flops_per_step * way.steps, "parameters": bundle.network.parameters}
-                point |= judged(folder, bundle, way, seed, extractor)
+                scores, made = quality(folder, bundle, way, seed, extractor)
+                np.save(point_file(folder, way, seed).with_suffix(".npy"), made[:SHOWN])
+                point |= scores
             point_file(folder, way, seed).write_text(json.dumps(point, indent=2))
             print(way.name, seed, point.get("server"), said or "", flush=True)
 
@@ -114,8 +116,10 @@ def real_features(folder: Folder, extractor: Path, seed: int) -> Any:
     return features_of(extractor, own_images(folder, seed, "test"))
 
 
-def judged(folder: Folder, bundle: HeadBundle, way: Way, seed: int, extractor: Path) -> dict[str, Any]:
-    """Figures on both kinds of tensors, and the first few images made from the server's."""
+def quality(
+    folder: Folder, bundle: HeadBundle, way: Way, seed: int, extractor: Path
+) -> tuple[dict[str, Any], Float32Array]:
+    """Figures on both kinds of tensors, and the images made from the server's."""
     with open_engine(bundle, "ort-cpu", EngineOptions(threads=1)) as engine:
 
         def finished(x_n: Float32Array) -> Float32Array:
@@ -129,12 +133,11 @@ def judged(folder: Folder, bundle: HeadBundle, way: Way, seed: int, extractor: P
             return np.concatenate(parts)
 
         made = finished(handed_over(folder, way.cut_ratio, seed, COUNT).x_tc)
-        np.save(point_file(folder, way, seed).with_suffix(".npy"), made[:SHOWN])
         found = {"server": scored(folder, made, seed, extractor)}
         if way.cut_ratio == EXACT:
             exact = finished(handover_of(own_images(folder, seed, "test"), bundle.plan))
             found["exact"] = scored(folder, exact, seed, extractor)
-    return found
+    return found, made
 
 
 def scored(folder: Folder, images: Float32Array, seed: int, extractor: Path) -> dict[str, float | None]:
