@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.errors import EngineUnavailable, InputError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler
 
 if TYPE_CHECKING:
     from collafuse_edge.training.tasks import Task
@@ -92,7 +92,7 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
         CheckFailed: the exported graph does not reproduce the network.
     """
     from collafuse_edge.init import init_plan
-    from collafuse_runtimes.images import write_contact_sheet
+    from collafuse_runtimes.files.images import write_contact_sheet
 
     for name in NEEDS:
         if importlib.util.find_spec(name) is None:
@@ -189,10 +189,10 @@ def _finish(
     site: _Site, loss: float, plan: SplitPlan, server: Path, say: Say
 ) -> tuple[ClientResult, Float32Array, Float32Array, Float32Array]:
     """Hand-over, export, verify and inference of one client: table row, real, x_{t_c} and finished images."""
-    from collafuse_benchmarks.trajectory import trajectory_ms
-    from collafuse_edge.handoff import make_handover
+    from collafuse_benchmarks.measure.trajectory import trajectory_ms
+    from collafuse_edge.handoff.server_steps import make_handover
     from collafuse_export import export_head
-    from collafuse_runtimes.handover import write_handover
+    from collafuse_runtimes.files.handover import write_handover
     from collafuse_runtimes.infer import run_inference
     from collafuse_runtimes.verify import verify_bundle
 

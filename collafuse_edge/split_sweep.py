@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collafuse_benchmarks.energy import EnergyInterrupted, EnergySettings, measure_energy
-from collafuse_benchmarks.sensors import Found, find_sensors
-from collafuse_benchmarks.split_measure import EdgeWork, KeepEnergy, MeasureEnergy, ServerWork, measure_parts
-from collafuse_benchmarks.split_parts import Part, with_cut
-from collafuse_benchmarks.timing import mode_named
-from collafuse_edge.split_server import SplitServer, open_server
-from collafuse_runtimes.bundle import HeadBundle, read_bundle
+from collafuse_benchmarks.energy.measurement import EnergyInterrupted, EnergySettings, measure_energy
+from collafuse_benchmarks.energy.sensors import Found, find_sensors
+from collafuse_benchmarks.measure.timing import mode_named
+from collafuse_benchmarks.split.measure import EdgeWork, KeepEnergy, MeasureEnergy, ServerWork, measure_parts
+from collafuse_benchmarks.split.parts import Part, with_cut
+from collafuse_edge.handoff.timed import SplitServer, open_server
+from collafuse_runtimes.diffusion.plan import require_same_plan
 from collafuse_runtimes.engines import EngineOptions
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
 
 ENERGY = {
     "quick": EnergySettings(idle_s=5.0, window_s=10.0, trials=2),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.device.cpus import threads_by_quota
 from collafuse_runtimes.engines import MAX_THREADS
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import Any
 
-from collafuse_edge.cli.streams import leave, prepare_streams
+from collafuse_edge.cli.parts.streams import leave, prepare_streams
 
 INTERRUPTED = 130
 """What newer Typers return after Ctrl-C; older ones raise."""
@@ -55,7 +55,7 @@ TOO_LARGE = "this does not fit into memory; use fewer or smaller images, or smal
 def _stay_offline() -> None:
     """No command needs a network: model hubs are not asked, and urllib3, which the training libraries import, does not
     open a socket to learn whether there is IPv6."""
-    from collafuse_runtimes.home import keep_font_list_together
+    from collafuse_runtimes.disk.home import keep_font_list_together
 
     keep_font_list_together()
     os.environ["HF_HUB_OFFLINE"] = "1"

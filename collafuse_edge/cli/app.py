@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from collafuse_edge.cli import bench, distilling, edge, exporting, importing, inspecting, quality, server, site
-from collafuse_edge.cli.paths import expand_homes, keep_inputs
+from collafuse_edge.cli.parts.paths import expand_homes, keep_inputs
 
 app = typer.Typer(
     name="collafuse-edge",

@@ -19,11 +19,11 @@ from collafuse_edge.cli.edge import (
     ThreadsOption,
     TrustOption,
 )
-from collafuse_edge.cli.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
+from collafuse_edge.cli.parts.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
 
 if TYPE_CHECKING:
-    from collafuse_benchmarks.document import Document
-    from collafuse_benchmarks.report_folder import ReportFolder
+    from collafuse_benchmarks.pages.document import Document
+    from collafuse_benchmarks.pages.folder import ReportFolder
 
 app = typer.Typer(name="bench", rich_markup_mode=None, help="Measure latency, energy, and where to cut.")
 
@@ -63,13 +63,13 @@ def latency(
 
     Also a fresh process, loading, peak memory, and whether the output is right.
     """
-    from collafuse_benchmarks.latency import KIND, measure_latency
-    from collafuse_benchmarks.page_latency import latency_document
-    from collafuse_benchmarks.timing import mode_named
-    from collafuse_edge.cli.parsing import comma_integers
-    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_benchmarks.latency.page import latency_document
+    from collafuse_benchmarks.latency.run import KIND, measure_latency
+    from collafuse_benchmarks.measure.timing import mode_named
+    from collafuse_edge.cli.parts.parsing import comma_integers
     from collafuse_runtimes.engines import EngineOptions
-    from collafuse_runtimes.handover import read_handover
+    from collafuse_runtimes.files.bundle import read_bundle
+    from collafuse_runtimes.files.handover import read_handover
 
     head, tensors = read_bundle(bundle), read_handover(handover)
     with _report(out, KIND, latency_document, overwrite, as_json) as folder:
@@ -113,13 +113,13 @@ def energy(
     Without a sensor the energy is null, with the reason; the times are measured all the same. Readings of a wall meter
     are added afterwards: `bench report --meter`.
     """
-    from collafuse_benchmarks.energy import EnergySettings
-    from collafuse_benchmarks.energy_run import KIND, measure_head_energy
-    from collafuse_benchmarks.page_energy import energy_document
-    from collafuse_benchmarks.sensors import find_sensors
-    from collafuse_runtimes.bundle import read_bundle
+    from collafuse_benchmarks.energy.measurement import EnergySettings
+    from collafuse_benchmarks.energy.page import energy_document
+    from collafuse_benchmarks.energy.run import KIND, measure_head_energy
+    from collafuse_benchmarks.energy.sensors import find_sensors
     from collafuse_runtimes.engines import EngineOptions
-    from collafuse_runtimes.handover import read_handover
+    from collafuse_runtimes.files.bundle import read_bundle
+    from collafuse_runtimes.files.handover import read_handover
 
     head, tensors = read_bundle(bundle), read_handover(handover)
     settings = EnergySettings(idle_s=idle_s, window_s=window_s, trials=trials)
@@ -197,11 +197,11 @@ def split(
     Each baked step count of each bundle is measured, one image at a time, all ways in turns. Either side alone gives a
     part; parts are joined with --merge.
     """
-    from collafuse_benchmarks.choice import Limits
-    from collafuse_benchmarks.page_split import split_document
-    from collafuse_benchmarks.scores import read_scores
-    from collafuse_benchmarks.split_report import KIND, SplitOptions, split_payload
-    from collafuse_benchmarks.split_table import Link
+    from collafuse_benchmarks.split.choice import Limits
+    from collafuse_benchmarks.split.page import split_document
+    from collafuse_benchmarks.split.report import KIND, SplitOptions, split_payload
+    from collafuse_benchmarks.split.scores import read_scores
+    from collafuse_benchmarks.split.table import Link
     from collafuse_edge.cli.server import known_dtype
 
     if merge:
@@ -223,7 +223,7 @@ def split(
     )
     with _report(out, KIND, split_document, overwrite, as_json) as folder:
         if merge:
-            from collafuse_benchmarks.split_report import read_parts
+            from collafuse_benchmarks.split.report import read_parts
 
             folder.save(split_payload(read_parts(sources or []), options))
             return
@@ -259,7 +259,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Make the pages of a report anew, on any machine; with --meter, with the energy that a wall meter saw."""
-    from collafuse_benchmarks.pages import remake
+    from collafuse_benchmarks.pages.registry import remake
 
     made = remake(source, out, meter, overwrite=overwrite)
     _print_report(made.payload, made.document, out, made.note, as_json)
@@ -270,7 +270,7 @@ def _report(
     out: Path | None, kind: str, make_document: MakeDocument, overwrite: bool, as_json: bool
 ) -> "Iterator[ReportFolder]":
     """The report's folder, printed when the block ends well. SIGTERM ends the block as Ctrl-C does."""
-    from collafuse_benchmarks.report_folder import ReportFolder
+    from collafuse_benchmarks.pages.folder import ReportFolder
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -285,7 +285,7 @@ def _report(
 def _print_report(
     payload: dict[str, Any], document: "Document", out: Path | None, note: str | None, as_json: bool
 ) -> None:
-    from collafuse_benchmarks.document import to_markdown
+    from collafuse_benchmarks.pages.document import to_markdown
 
     lines = [to_markdown(document).rstrip("\n")]
     if out is not None:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.exporting import HANDOVER_SUFFIX, JudgeOption
-from collafuse_edge.cli.output import JsonOption, OutFolder, emit, progress, refuse_options
-from collafuse_edge.cli.pace import Pace, warn_if_busy
-from collafuse_edge.cli.training_options import (
+from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.output import JsonOption, OutFolder, emit, progress, refuse_options
+from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
+from collafuse_edge.cli.parts.training_options import (
     BatchSize,
     CheckpointMinutes,
     Cpu,
@@ -111,11 +111,11 @@ def _work(
     from collafuse_edge.training.distill import Distillation
     from collafuse_export.calibration import labels_for
     from collafuse_export.golden import handover_of
-    from collafuse_runtimes.checkpoint import read_checkpoint
     from collafuse_runtimes.checks import check_labels
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.home import expand
-    from collafuse_runtimes.plan import require_same_plan
+    from collafuse_runtimes.diffusion.plan import require_same_plan
+    from collafuse_runtimes.disk.home import expand
+    from collafuse_runtimes.files.checkpoint import read_checkpoint
+    from collafuse_runtimes.files.handover import read_handover
 
     head = read_checkpoint(teacher, "client")
     classes, labels, notes = head.network.num_classes, None, list[str]()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import JsonOption, OutFolder, OverwriteOption, emit, progress
+from collafuse_edge.cli.parts.output import JsonOption, OutFolder, OverwriteOption, emit, progress
 
 BundleArgument = Annotated[Path, typer.Argument(help="Head bundle written by `export`.", metavar="NAME.head")]
 EngineOption = Annotated[str, typer.Option(help="What runs the head; `doctor` lists what can run here.")]
@@ -34,8 +34,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every file of a head bundle and compare this machine's results with its golden trajectories."""
-    from collafuse_runtimes.bundle import read_bundle
     from collafuse_runtimes.engines import EngineOptions
+    from collafuse_runtimes.files.bundle import read_bundle
     from collafuse_runtimes.verify import describe_report, verify_bundle
 
     options = EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle)
@@ -65,11 +65,11 @@ def infer(
     as_json: JsonOption = False,
 ) -> None:
     """Finish hand-over tensors: one PNG each, a contact sheet and an .npz, in a new folder."""
-    from collafuse_runtimes.bundle import read_bundle
-    from collafuse_runtimes.classes import choose_classes
     from collafuse_runtimes.engines import EngineOptions
-    from collafuse_runtimes.handover import read_handover
+    from collafuse_runtimes.files.bundle import read_bundle
+    from collafuse_runtimes.files.handover import read_handover
     from collafuse_runtimes.infer import run_inference
+    from collafuse_runtimes.networks.classes import choose_classes
 
     head, tensors = read_bundle(bundle), read_handover(handover)
     classes = None if labels is None else choose_classes(labels, len(tensors), head.num_classes, head.class_names)
@@ -98,8 +98,8 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Say which engines, libraries and devices work here, and for each that does not, why and what to do."""
-    from collafuse_runtimes.bundle import read_bundle
     from collafuse_runtimes.doctor import describe_doctor, examine
+    from collafuse_runtimes.files.bundle import read_bundle
 
     report = examine(None if bundle is None else read_bundle(bundle))
     emit(report.to_dict(), as_json, *describe_doctor(report))

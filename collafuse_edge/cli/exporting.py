@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.edge import CacheOption, DeviceOption
-from collafuse_edge.cli.output import (
+from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.output import (
     EtaOption,
     JsonOption,
     LevelsOption,
@@ -22,8 +22,8 @@ from collafuse_edge.cli.output import (
 from collafuse_runtimes.errors import InputError
 
 if TYPE_CHECKING:
-    from collafuse_runtimes.handover import Handover
-    from collafuse_runtimes.noise import Float32Array
+    from collafuse_runtimes.diffusion.noise import Float32Array
+    from collafuse_runtimes.files.handover import Handover
 
 StepsOption = Annotated[
     str | None,
@@ -103,7 +103,7 @@ def export(
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         if data is None or data.source.endswith(HANDOVER_SUFFIX):
             refuse_options(context, tuple(SELECTION_OPTIONS), "no images are read without --fit DATA")
-        from collafuse_edge.cli.parsing import usual_levels
+        from collafuse_edge.cli.parts.parsing import usual_levels
 
         is_asked = any(is_given(context, name) for name in ("sampler", "eta", "levels"))
         way = (sampler, eta, levels or usual_levels(sampler)) if is_asked else None
@@ -131,10 +131,10 @@ def _export_head(
 ) -> None:
     from dataclasses import asdict
 
-    from collafuse_edge.cli.parsing import comma_integers, levels_or_timesteps
+    from collafuse_edge.cli.parts.parsing import comma_integers, levels_or_timesteps
     from collafuse_export import describe_bundle, describe_precision, export_with_report
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.samplers import Sampler
+    from collafuse_runtimes.diffusion.samplers import Sampler
+    from collafuse_runtimes.files.handover import read_handover
 
     sampler, timesteps = None, None
     if way is not None:
@@ -172,9 +172,9 @@ def _export_head(
 
 def _fit_source(data: DataChoice | None, checkpoint: Path) -> "tuple[Handover | Float32Array | None, list[str]]":
     """(what --fit names, lines about it)."""
-    from collafuse_runtimes.checkpoint import read_checkpoint
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.home import expand
+    from collafuse_runtimes.disk.home import expand
+    from collafuse_runtimes.files.checkpoint import read_checkpoint
+    from collafuse_runtimes.files.handover import read_handover
 
     if data is None:
         return None, []
@@ -189,9 +189,9 @@ def _build_engine(
 ) -> None:
     from dataclasses import asdict
 
-    from collafuse_runtimes.bundle import read_bundle
     from collafuse_runtimes.engines import ENGINES, EngineOptions, check_precision
-    from collafuse_runtimes.engines.tensorrt_prepare import build_engine, embed_engine, print_progress
+    from collafuse_runtimes.engines.trt.prepare import build_engine, embed_engine, print_progress
+    from collafuse_runtimes.files.bundle import read_bundle
 
     bundle = read_bundle(source)
     if engine in ENGINES:

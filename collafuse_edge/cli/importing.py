@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import JsonOption, OutFolder, PlanOption, emit
+from collafuse_edge.cli.parts.output import JsonOption, OutFolder, PlanOption, emit
 
 
 def import_network(
@@ -23,7 +23,7 @@ def import_network(
 
     from collafuse_edge.importing.network import describe_import
     from collafuse_edge.importing.network import import_network as run
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.files.plan_file import read_plan
 
     report = run(source, out, role, read_plan(plan), scheduler)
     result = {key: value for key, value in asdict(report).items() if key not in ("plan", "network")}

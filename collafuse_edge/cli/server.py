@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import (
+from collafuse_edge.cli.parts.output import (
     EtaOption,
     JsonOption,
     LevelsOption,
@@ -17,8 +17,8 @@ from collafuse_edge.cli.output import (
     emit,
     progress,
 )
-from collafuse_edge.cli.pace import Pace, warn_if_busy
-from collafuse_edge.cli.training_options import (
+from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
+from collafuse_edge.cli.parts.training_options import (
     Accumulation,
     BatchSize,
     ChannelsLast,
@@ -84,7 +84,7 @@ def train_server(
 
 def known_dtype(dtype: str) -> str:
     """Refused before the server's work, not after it."""
-    from collafuse_runtimes.handover import DTYPES
+    from collafuse_runtimes.files.handover import DTYPES
 
     if dtype not in DTYPES:
         raise InputError(f"hand-over dtype {dtype!r} is unknown; valid: {', '.join(DTYPES)}")
@@ -114,13 +114,13 @@ def handoff(
     """Run the server's steps and write the hand-over tensors."""
     from contextlib import nullcontext
 
-    from collafuse_edge.cli.parsing import levels_or_timesteps, usual_levels
-    from collafuse_edge.handoff import make_handover, server_way
+    from collafuse_edge.cli.parts.parsing import levels_or_timesteps, usual_levels
+    from collafuse_edge.handoff.server_steps import make_handover, server_way
     from collafuse_edge.torch_threads import check_threads, torch_threads
-    from collafuse_runtimes.found import require_replaceable
-    from collafuse_runtimes.handover import write_handover
-    from collafuse_runtimes.plan_file import read_plan
-    from collafuse_runtimes.samplers import Sampler
+    from collafuse_runtimes.diffusion.samplers import Sampler
+    from collafuse_runtimes.disk.found import require_replaceable
+    from collafuse_runtimes.files.handover import write_handover
+    from collafuse_runtimes.files.plan_file import read_plan
 
     require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
-from collafuse_edge.cli.output import (
+from collafuse_edge.cli.parts.data_options import DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.output import (
     JsonOption,
     OutFile,
     OutFolder,
@@ -15,7 +15,7 @@ from collafuse_edge.cli.output import (
     PlanOption,
     emit,
 )
-from collafuse_edge.cli.training_options import (
+from collafuse_edge.cli.parts.training_options import (
     Accumulation,
     BatchSize,
     ChannelsLast,
@@ -79,8 +79,8 @@ def upload(
 ) -> None:
     """Noise private images to the hand-over level and write the shard for the server."""
     from collafuse_edge.upload import describe_upload, upload_images
-    from collafuse_runtimes.found import require_replaceable
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.disk.found import require_replaceable
+    from collafuse_runtimes.files.plan_file import read_plan
 
     require_replaceable(out, "collafuse-shard", overwrite=overwrite)
     split_plan = read_plan(plan)
@@ -135,7 +135,7 @@ def train_client(
     from collafuse_edge.training.client import client_task
     from collafuse_edge.training.loop import TrainRun
     from collafuse_edge.training.presets import PRESETS, network_config
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.files.plan_file import read_plan
 
     split_plan = read_plan(plan)
     images = data.load(split_plan.image_shape)

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_edge.importing.scheduler import SchedulerMatch, check_scheduler
-from collafuse_runtimes.checkpoint import ROLES, read_checkpoint, write_checkpoint
+from collafuse_runtimes.device.versions import git_commit, versions
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
-from collafuse_runtimes.foreign import class_name, read_config, require_no_monai, require_no_pickle
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.sealed import sha256_file
-from collafuse_runtimes.versions import git_commit, versions
+from collafuse_runtimes.files.checkpoint import ROLES, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.sealed import sha256_file
+from collafuse_runtimes.networks.foreign import class_name, read_config, require_no_monai, require_no_pickle
 
 CONDITIONS = ("vae", "vqvae", "text_encoder", "tokenizer", "transformer", "image_encoder", "controlnet")
 """Parts of pipelines whose network works on latents or needs a text."""

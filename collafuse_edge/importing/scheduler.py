@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from collafuse_edge.importing.refusals import init_command, refused
+from collafuse_runtimes.diffusion.plan import MAX_TIMESTEPS, MIN_TIMESTEPS, SplitPlan
+from collafuse_runtimes.diffusion.schedule import SCHEDULES, FloatArray, alpha_bar
 from collafuse_runtimes.errors import ArtefactError, PlanMismatch
-from collafuse_runtimes.plan import MAX_TIMESTEPS, MIN_TIMESTEPS, SplitPlan
-from collafuse_runtimes.schedule import SCHEDULES, FloatArray, alpha_bar
 
 SCHEDULER_CLASSES = (
     "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler",

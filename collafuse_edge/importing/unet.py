@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collafuse_edge.importing.refusals import init_command, refused
-from collafuse_runtimes.checkpoint import NetworkConfig
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.foreign import PICKLES, require_no_pickle
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.files.checkpoint import NetworkConfig
+from collafuse_runtimes.networks.foreign import PICKLES, require_no_pickle
 
 if TYPE_CHECKING:
     import torch

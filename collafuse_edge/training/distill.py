@@ -24,16 +24,16 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, digest_of
 from collafuse_export.calibration import labels_for
 from collafuse_export.fitting import Judgement, Part, in_batches, judge, teacher_states
-from collafuse_runtimes.bundle import RowRange, row_ranges_at
-from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
-from collafuse_runtimes.distilled import Distilled
+from collafuse_runtimes.diffusion.distilled import Distilled
+from collafuse_runtimes.diffusion.levels import spaced_timesteps
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler, StepCoefficients, step_coefficients, step_table
 from collafuse_runtimes.engines.base import Labels
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.errors import CheckFailed, InputError
-from collafuse_runtimes.levels import spaced_timesteps
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler, StepCoefficients, step_coefficients, step_table
+from collafuse_runtimes.files.bundle import RowRange, row_ranges_at
+from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -291,7 +291,7 @@ def _run(
 
 def _own_states(student: Checkpoint, rows: RowRange, x_n: Float32Array, labels: Labels | None) -> list[Float32Array]:
     """What each step begins with when the student itself made the ones before."""
-    from collafuse_runtimes.samplers import apply_step
+    from collafuse_runtimes.diffusion.samplers import apply_step
 
     plan, predict, states = student.plan, _predictor(student, labels), [x_n]
     table = step_table(plan, rows.transitions, Sampler())

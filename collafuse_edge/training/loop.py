@@ -26,12 +26,18 @@ from collafuse_edge.training.resume import (
 )
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, Task
-from collafuse_runtimes.checkpoint import Checkpoint, NetworkConfig, load_network, read_checkpoint, write_checkpoint
-from collafuse_runtimes.distilled import Distilled
+from collafuse_runtimes.device.versions import git_commit, versions
+from collafuse_runtimes.diffusion.distilled import Distilled
+from collafuse_runtimes.disk.lock import hold
+from collafuse_runtimes.disk.partial import hidden
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
-from collafuse_runtimes.lock import hold
-from collafuse_runtimes.partial import hidden
-from collafuse_runtimes.versions import git_commit, versions
+from collafuse_runtimes.files.checkpoint import (
+    Checkpoint,
+    NetworkConfig,
+    load_network,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_runtimes.schedule import FloatArray
+from collafuse_runtimes.diffusion.schedule import FloatArray
 
 WEIGHT_CAP = 10.0
 """Largest weight of one image's loss, in units of the weight that clients of the smallest cut have alone."""

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from collafuse_runtimes.checkpoint import NetworkConfig
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.network import network_class
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.files.checkpoint import NetworkConfig
+from collafuse_runtimes.networks.network import network_class
 
 if TYPE_CHECKING:
     import torch

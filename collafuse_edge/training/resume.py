@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collafuse_runtimes.errors import ArtefactError, InputError
-from collafuse_runtimes.sealed import Tensors, read_tensors, write_tensors
+from collafuse_runtimes.files.sealed import Tensors, read_tensors, write_tensors
 from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:

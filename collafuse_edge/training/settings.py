@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from collafuse_runtimes.diffusion.noise import check_seed
 from collafuse_runtimes.errors import EngineUnavailable, InputError
-from collafuse_runtimes.noise import check_seed
 
 LR_SCHEDULES = ("cosine", "constant")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_edge.shard import Shard, read_shard
 from collafuse_edge.training.losses import (
     diffuse,
     exact_server_pair,
@@ -18,10 +17,11 @@ from collafuse_edge.training.losses import (
     v_of_triple,
     v_target,
 )
+from collafuse_edge.upload.shard import Shard, read_shard
 from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan, require_same_plan
 
 if TYPE_CHECKING:
     import torch

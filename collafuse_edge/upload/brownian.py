@@ -83,7 +83,8 @@ def path_value(digest: bytes, weights: Weights, shape: tuple[int, ...]) -> npt.N
     """W(s) of one image, float64 of ``shape``.
 
     A node's draw is float32 from Philox with the digest's first half as key and (0, node, its second half) as counter,
-    as the noise of ``collafuse_runtimes.noise``; the sum is float64, so that its rounding is far below float32's.
+    as the noise of ``collafuse_runtimes.diffusion.noise``; the sum is float64, so that its rounding is far below
+    float32's.
 
     Args:
         digest: 32 bytes.

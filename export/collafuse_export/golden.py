@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import denoise
 from collafuse_runtimes.engines.torch_engine import predict_function
-from collafuse_runtimes.golden import Golden
-from collafuse_runtimes.noise import Float32Array, noise_batch
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import denoise
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.golden import Golden
 
 if TYPE_CHECKING:
     import torch

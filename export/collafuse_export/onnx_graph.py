@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from collafuse_export.graph_passes import simplify
-from collafuse_runtimes.bundle import TensorInfo
 from collafuse_runtimes.errors import CollafuseError
+from collafuse_runtimes.files.bundle import TensorInfo
 
 if TYPE_CHECKING:
     import torch

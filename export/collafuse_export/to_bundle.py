@@ -12,8 +12,17 @@ from collafuse_export.fitting import SOLVER, fit_head
 from collafuse_export.low_precision import OnProgress, check_calibration, write_low_precision
 from collafuse_export.precision import PrecisionReport
 from collafuse_runtimes import __version__
-from collafuse_runtimes.atomic import new_directory, write_bytes
-from collafuse_runtimes.bundle import (
+from collafuse_runtimes.diffusion.distilled import Distilled
+from collafuse_runtimes.diffusion.levels import GIVEN
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
+from collafuse_runtimes.disk.atomic import new_directory, write_bytes
+from collafuse_runtimes.disk.found import peek, replaces_own, require_replaceable
+from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.engines.torch_engine import predict_function
+from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
+from collafuse_runtimes.files.bundle import (
     FORMAT,
     MANIFEST,
     MODEL,
@@ -25,19 +34,10 @@ from collafuse_runtimes.bundle import (
     row_ranges_at,
     write_manifest,
 )
-from collafuse_runtimes.bundle_manifest import OPSETS, PRECISIONS
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
-from collafuse_runtimes.distilled import Distilled
-from collafuse_runtimes.engines import open_engine
-from collafuse_runtimes.engines.torch_engine import predict_function
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
-from collafuse_runtimes.found import peek, replaces_own, require_replaceable
-from collafuse_runtimes.golden import write_golden
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.levels import GIVEN
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.files.bundle_manifest import OPSETS, PRECISIONS
+from collafuse_runtimes.files.checkpoint import load_network, read_checkpoint, require_trained_for
+from collafuse_runtimes.files.golden import write_golden
+from collafuse_runtimes.files.handover import Handover
 from collafuse_runtimes.verify import verify_engine
 
 if TYPE_CHECKING:

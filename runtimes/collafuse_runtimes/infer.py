@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.atomic import new_directory
-from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.checks import check_labels
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import require_same_plan
+from collafuse_runtimes.disk.atomic import new_directory
+from collafuse_runtimes.disk.found import require_replaceable
 from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed, InputError
-from collafuse_runtimes.found import require_replaceable
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.image_record import RECORD_FILE, write_record
-from collafuse_runtimes.images import write_contact_sheet, write_png
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.handover import Handover
+from collafuse_runtimes.files.image_record import RECORD_FILE, write_record
+from collafuse_runtimes.files.images import write_contact_sheet, write_png
 from collafuse_runtimes.verify import require_golden_start
 
 ARRAY_FILE, SHEET_FILE = "images.npz", "contact_sheet.png"

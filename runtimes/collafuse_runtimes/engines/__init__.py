@@ -5,10 +5,10 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.bundle_manifest import PRECISIONS
 from collafuse_runtimes.engines.base import Engine, EngineOptions
 from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.bundle_manifest import PRECISIONS
 
 __all__ = [
     "ENGINES",
@@ -69,7 +69,7 @@ def _loads_provider(provider: str) -> Callable[[], str | None]:
     """A probe: can this onnxruntime load the provider?"""
 
     def probe() -> str | None:
-        from collafuse_runtimes.engines.ort_session import reason_not_loaded
+        from collafuse_runtimes.engines.ort.session import reason_not_loaded
 
         return reason_not_loaded(provider)
 
@@ -84,22 +84,22 @@ def _needs_gpu() -> str | None:
 
 ENGINES: dict[str, _Entry] = {
     "ort-cpu": _Entry(
-        "ort_engine", "OrtCpuEngine", ("onnxruntime",), "pip install onnxruntime", ("threads", "spinning")
+        "ort.cpu", "OrtCpuEngine", ("onnxruntime",), "pip install onnxruntime", ("threads", "spinning")
     ),
     "ort-cuda": _Entry(
-        "ort_gpu_engine", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
+        "ort.gpu", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
         "CUDAExecutionProvider", _loads_provider("CUDAExecutionProvider"),
     ),
     "ort-tensorrt": _Entry(
-        "ort_gpu_engine", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
+        "ort.gpu", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
         "TensorrtExecutionProvider", _loads_provider("TensorrtExecutionProvider"),
     ),
     "tensorrt": _Entry(
-        "tensorrt_engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
+        "trt.engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
         ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "tensorrt-rtx": _Entry(
-        "tensorrt_engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
+        "trt.engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
         "pip install tensorrt-rtx 'collafuse-edge[tensorrt]'",
         ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
@@ -196,7 +196,7 @@ def reason_not_installed(entry: _Entry) -> str | None:
             return f"{modules.split('|')[0]} is not installed ({entry.remedy})"
     if entry.provider is None:
         return None
-    from collafuse_runtimes.engines.ort_session import reason_without_provider
+    from collafuse_runtimes.engines.ort.session import reason_without_provider
 
     return reason_without_provider(entry.provider, entry.remedy)
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.diffusion.noise import Float32Array, check_seed, noise_batch
 from collafuse_runtimes.errors import ArtefactError, InputError
-from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
+from collafuse_runtimes.files.bundle import HeadBundle, RowRange
 
 Labels = npt.NDArray[np.int32]
 OnStep = Callable[[int, Float32Array], None]

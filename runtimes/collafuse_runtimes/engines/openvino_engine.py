@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.device.cpus import threads_by_quota
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.two_buffers import StepArrays, denoise_in_turns
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
-from collafuse_runtimes.noise import Float32Array
 
 
 class OpenVinoEngine(Engine):

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
-from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.device.cpus import threads_by_quota
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.samplers import StepCoefficients, apply_step, denoise
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise
+from collafuse_runtimes.files.checkpoint import load_network, read_checkpoint, require_trained_for
 
 if TYPE_CHECKING:
     import torch
