@@ -136,7 +136,7 @@ def _key(path: Path) -> Facts:
 
 
 def _require_checksum(path: Path, text: bytes, digits: bytes, kind: str) -> None:
-    from collafuse_runtimes.disk.secret_file import FORM_VERSION, KEY_BYTES, key_text
+    from collafuse_runtimes.files.secret_file import FORM_VERSION, KEY_BYTES, key_text
 
     if text.split(b" ")[1] != str(FORM_VERSION).encode():
         raise ArtefactError(f"{path} has another key version than {FORM_VERSION}, which this release reads")

@@ -24,9 +24,9 @@ from collafuse_edge.data import Selection, load_images
 from collafuse_edge.evaluation.extractor import features_of
 from collafuse_edge.evaluation.kid import kid_on_reference_scale
 from collafuse_edge.evaluation.pyramid import pyramid_score
-from collafuse_edge.training.losses import diffuse
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint
 from collafuse_runtimes.files.images import write_contact_sheet

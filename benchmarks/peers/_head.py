@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 
 from collafuse_edge.data import load_images
-from collafuse_edge.training.losses import diffuse
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
 from collafuse_runtimes.files.handover import Handover
 

@@ -259,7 +259,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Make the pages of a report anew, on any machine; with --meter, with the energy that a wall meter saw."""
-    from collafuse_benchmarks.pages.registry import remake
+    from collafuse_benchmarks.reports import remake
 
     made = remake(source, out, meter, overwrite=overwrite)
     _print_report(made.payload, made.document, out, made.note, as_json)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.training.losses import (
-    diffuse,
     exact_server_pair,
     exact_server_v_target,
     mixture_weights,
@@ -21,6 +20,7 @@ from collafuse_edge.upload.shard import Shard, read_shard
 from collafuse_runtimes.checks import check_images, check_labels
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.errors import InputError
 
 if TYPE_CHECKING:

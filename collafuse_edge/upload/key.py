@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from collafuse_runtimes.diffusion.noise import Float32Array
-from collafuse_runtimes.disk.secret_file import Secret, config_folder, load_or_create_key
+from collafuse_runtimes.files.secret_file import Secret, config_folder, load_or_create_key
 
 
 def default_key_path() -> Path:

@@ -4,13 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from collafuse_edge.training.losses import diffuse
 from collafuse_edge.upload.brownian import level_time, path_value, path_weights
 from collafuse_edge.upload.key import image_digest
 from collafuse_edge.upload.shard import Shard
 from collafuse_runtimes.device.cpus import usable_cpus
 from collafuse_runtimes.diffusion.noise import Float32Array, check_seed
 from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.errors import InputError
 
 

@@ -14,8 +14,8 @@ from collafuse_edge.upload.shard import DTYPES, PROTOCOLS, Shard, write_shard
 from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.diffusion.noise import Float32Array, check_seed
 from collafuse_runtimes.diffusion.plan import SplitPlan
-from collafuse_runtimes.disk.secret_file import Secret
 from collafuse_runtimes.errors import CheckFailed, InputError
+from collafuse_runtimes.files.secret_file import Secret
 
 
 @dataclass(frozen=True)

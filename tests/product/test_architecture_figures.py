@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from collafuse_edge.training.losses import WEIGHT_CAP, diffuse, exact_server_pair, mixture_weights
+from collafuse_edge.training.losses import WEIGHT_CAP, exact_server_pair, mixture_weights
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler, step_coefficients
-from collafuse_runtimes.diffusion.schedule import alpha_bar
+from collafuse_runtimes.diffusion.schedule import alpha_bar, diffuse
 
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
 PLAN = SplitPlan((1, 1, 1), timesteps=100)

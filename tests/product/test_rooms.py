@@ -20,6 +20,24 @@ ALLOWED = {
     "collafuse_benchmarks": {"collafuse_runtimes"},
     "collafuse_edge": {"collafuse_runtimes", "collafuse_export", "collafuse_benchmarks"},
 }
+LAYERS = {
+    "collafuse_runtimes": (
+        {"errors"}, {"checks", "text", "networks", "diffusion", "device"}, {"disk"}, {"files"}, {"engines"}, {"verify"},
+        {"infer", "doctor", "inspection"}, {"artefacts"},
+    ),
+    "collafuse_export": (
+        {"calibration", "graph_passes", "golden", "step_graph"}, {"onnx_graph", "quantize", "precision", "fitting"},
+        {"sensitivity"}, {"low_precision"}, {"to_bundle"}, {"__init__"},
+    ),
+    "collafuse_benchmarks": ({"measure", "pages", "commands"}, {"latency"}, {"energy"}, {"split"}, {"reports"}),
+    "collafuse_edge": (
+        {"torch_threads", "init", "data", "evaluation", "handoff"}, {"upload"}, {"training"},
+        {"importing", "artefacts", "split_sweep", "demo"}, {"cli"}, {"__main__"},
+    ),
+}  # fmt: skip
+"""What lies on what within a room: a folder or file imports itself and what lies in the layers before its own."""
+BASE = {"text": {"errors"}, "checks": {"errors"}, "networks": {"text"}}
+"""Of one layer, and still on top of another."""
 GROUND_FLOOR = {"numpy"}
 """What collafuse_runtimes may import while it is imported; the rest only inside the function that needs it."""
 NETWORK = ROOMS["collafuse_runtimes"] / "networks" / "edge_network.py"
@@ -58,6 +76,32 @@ def test_imports_between_rooms(room: str, path: Path) -> None:
     names = set(imported(ast.walk(parse(path))))
     assert "." not in names, "imports are absolute"
     assert names & (ROOMS.keys() - {room}) <= ALLOWED[room]
+
+
+def part(room: str, module: str) -> str:
+    """The folder, or the file that lies directly in the room, that a module belongs to."""
+    return [*module.split("."), "__init__"][1]
+
+
+@files
+def test_imports_between_folders(room: str, path: Path) -> None:
+    mine = part(room, ".".join([room, *path.relative_to(ROOMS[room]).with_suffix("").parts]))
+    layer = {name: k for k, names in enumerate(LAYERS[room]) for name in names}
+    if mine == "__init__" and mine not in layer:
+        return
+    modules = {
+        f"{node.module}.{alias.name}" if node.module == room else str(node.module)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == room
+        for alias in node.names
+    }
+    used = {part(room, module) for module in modules} - {mine, "__version__", "FORMAT_VERSION"}
+    assert {name for name in used if layer[name] >= layer[mine]} <= BASE.get(mine, set())
+
+
+def test_a_folder_holds_about_ten_files() -> None:
+    sizes = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for _, path in FILES}}
+    assert {str(folder.relative_to(ROOT)): size for folder, size in sizes.items() if size > 13} == {}
 
 
 @files

@@ -4,8 +4,6 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from collafuse_runtimes.engines import ENGINES
-
 PACKAGES = (
     "collafuse-edge",
     "numpy",
@@ -15,9 +13,16 @@ PACKAGES = (
     "pillow",
     "typer",
     "onnx",
+    "torch",
+    "diffusers",
+    "openvino",
+    "cuda-bindings",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tensorrt-rtx-bindings",
     "tensorrt-rtx-cu13-bindings",
 )
-"""Looked up in any case; those of the engines come on top."""
+"""What this package or an engine of it uses."""
 
 
 def versions(*packages: str) -> dict[str, str | None]:
@@ -27,9 +32,7 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 def installed_packages() -> dict[str, str]:
     """Version of every package that this one or an engine of it uses, of those that are installed."""
-    modules = [module for entry in ENGINES.values() for either in entry.needs for module in either.split("|")]
-    names = dict.fromkeys((*PACKAGES, *(module.replace(".", "-").replace("_", "-") for module in modules)))
-    return {name: found for name, found in versions(*names).items() if found is not None}
+    return {name: found for name, found in versions(*PACKAGES).items() if found is not None}
 
 
 def git_commit() -> str | None:

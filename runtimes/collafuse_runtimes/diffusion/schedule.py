@@ -1,7 +1,7 @@
-"""Noise schedules: alpha_bar[t] for t = 0..T-1, float64."""
+"""Noise schedules: alpha_bar[t] for t = 0..T-1, float64, and the one q(x_t | x_0)."""
 
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,3 +49,13 @@ def log_snr(alpha_bar: FloatArray) -> FloatArray:
     DPM-Solver, section 3.1); infinite where alpha_bar is 1."""
     with np.errstate(divide="ignore"):
         return 0.5 * (np.log(alpha_bar) - np.log1p(-alpha_bar))
+
+
+def diffuse(x_0: Any, epsilon: Any, alpha_bar_t: Any) -> Any:
+    """A draw of q(x_t | x_0): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (Ho et al. 2020, eq. 4).
+
+    Args:
+        x_0, epsilon: (B, C, H, W), numpy arrays or torch tensors; epsilon is standard normal.
+        alpha_bar_t: in (0, 1], a number or anything that broadcasts against the images.
+    """
+    return alpha_bar_t**0.5 * x_0 + (1 - alpha_bar_t) ** 0.5 * epsilon

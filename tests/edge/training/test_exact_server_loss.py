@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_edge.training.losses import (
-    diffuse,
     exact_server_pair,
     exact_server_v_target,
     v_of_triple,
     v_target,
 )
 from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.schedule import diffuse
 
 A = 0.7
 PLAN = SplitPlan((1, 1, 1), timesteps=50, cut_ratio=0.3)

@@ -14,8 +14,8 @@ from collafuse_edge.upload import upload_images
 from collafuse_edge.upload.key import default_key_path, load_or_create_upload_key
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.disk.home import expand
-from collafuse_runtimes.disk.secret_file import Secret, key_text, load_or_create_key
 from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.files.secret_file import Secret, key_text, load_or_create_key
 
 SHAPE = (1, 8, 8)
 PLAN = SplitPlan(SHAPE, cut_ratio=0.3)

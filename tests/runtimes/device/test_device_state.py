@@ -24,7 +24,8 @@ from places import ROOT
 from collafuse_runtimes.device import state as device_state
 from collafuse_runtimes.device.cgroups import NO_LIMIT, CgroupLimits
 from collafuse_runtimes.device.state import Clock, DeviceState, changes, describe_state, read_device_state
-from collafuse_runtimes.device.versions import git_commit, installed_packages
+from collafuse_runtimes.device.versions import PACKAGES, git_commit, installed_packages
+from collafuse_runtimes.engines import ENGINES
 
 UNSEEN = {
     "cpu_quota": "no control group for cpu is to be seen here",
@@ -117,6 +118,11 @@ def test_an_intel_workstation(tmp_path: Path) -> None:
         "load_average": (1.25, 0.75, 0.5),
         "in_container": False,
     }
+
+
+def test_versions_of_all_that_engines_need_are_noted() -> None:
+    modules = {module for entry in ENGINES.values() for needs in entry.needs for module in needs.split("|")}
+    assert {module.replace(".", "-").replace("_", "-") for module in modules} <= set(PACKAGES)
 
 
 def test_a_container_that_hides_everything(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from collafuse_runtimes.device.machine import read_machine
 from collafuse_runtimes.diffusion.noise import Float32Array
-from collafuse_runtimes.disk.secret_file import cache_folder
 from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
 from collafuse_runtimes.engines.ort.session import (
@@ -31,6 +30,7 @@ from collafuse_runtimes.engines.ort.session import (
 from collafuse_runtimes.engines.ort.tensorrt_library import TF32_OVERRIDE, keep_float32, tensorrt_version
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
 from collafuse_runtimes.files.bundle import HISTORY_IN, HISTORY_OUT, HeadBundle
+from collafuse_runtimes.files.secret_file import cache_folder
 
 LOGGER = logging.getLogger(__name__)
 NO_KERNEL = "no kernel image"

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.disk.atomic import write_bytes
-from collafuse_runtimes.disk.secret_file import cache_folder
 from collafuse_runtimes.engines.cuda_device import DeviceInfo
 from collafuse_runtimes.engines.trt.binding import is_rtx
 from collafuse_runtimes.engines.trt.build import BatchProfile, build_rule
 from collafuse_runtimes.engines.trt.key import is_signed, sign
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.files.sealed import canonical, read_bytes, read_json, write_json
+from collafuse_runtimes.files.secret_file import cache_folder
 
 FORMAT = "collafuse-engine"
 EngineKey = dict[str, str]

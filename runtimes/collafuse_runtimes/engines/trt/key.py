@@ -5,8 +5,8 @@ import hmac
 from pathlib import Path
 from typing import Any
 
-from collafuse_runtimes.disk.secret_file import config_folder, load_or_create_key
 from collafuse_runtimes.files.sealed import canonical
+from collafuse_runtimes.files.secret_file import config_folder, load_or_create_key
 
 
 def default_key_path() -> Path:
