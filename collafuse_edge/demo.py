@@ -12,7 +12,8 @@ import numpy as np
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.extras import missing
 
 if TYPE_CHECKING:
     from collafuse_edge.training.tasks import Task
@@ -96,7 +97,7 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
 
     for name in NEEDS:
         if importlib.util.find_spec(name) is None:
-            raise EngineUnavailable(f"{name} is not installed; pip install 'collafuse-edge[all]'")
+            raise missing(name, "all")
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out, or delete it")
     started = time.monotonic()

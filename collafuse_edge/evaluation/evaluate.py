@@ -21,6 +21,7 @@ from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.files.image_record import ImageRecord, read_record, record_of_handover
 from collafuse_runtimes.files.sealed import read_bytes, sha256_file
+from collafuse_runtimes.text import one_line
 
 ESTIMATOR = "U-statistic over all pairs, cubic kernel, features centred and scaled on the real images"
 NO_RECORD = "made by a release of `infer` that wrote no images.json, or by another program"
@@ -113,7 +114,7 @@ def read_generated(path: Path) -> Generated:
             images: Float32Array = archive["images"]
     except Exception as error:  # those of numpy and zipfile share no base
         raise ArtefactError(
-            f"cannot read generated images from {path}: {_short(error)}; valid: a folder written by `infer`, its "
+            f"cannot read generated images from {path}: {one_line(error, 120)}; valid: a folder written by `infer`, its "
             f"{ARRAY_FILE}, or a .tc.safetensors file"
         ) from None
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
@@ -213,7 +214,3 @@ def _describe_maker(score: KidScore) -> str:
     if score.sampler is None:
         return f"{server}; no head"
     return f"{score.head}, {score.steps} steps of {Sampler(**score.sampler).text} by {score.engine}, after {server}"
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

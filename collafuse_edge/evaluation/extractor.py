@@ -10,7 +10,9 @@ from collafuse_edge.evaluation.kid import Features
 from collafuse_runtimes.device.cpus import threads_by_quota
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.files.images import eight_bits
 from collafuse_runtimes.files.sealed import read_bytes
+from collafuse_runtimes.text import one_line
 
 BATCH = 32
 
@@ -35,7 +37,7 @@ def _resized(images: Float32Array, height: int, width: int) -> Float32Array:
     """(N, C, H, W) in [-1, 1] -> (N, 3, height, width) in 0..255."""
     from PIL import Image
 
-    pixels = np.round((images.clip(-1, 1) + 1) * np.float32(127.5)).astype(np.float32)
+    pixels = eight_bits(images).astype(np.float32)
     size = (width, height)
     planes = [
         [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)) for plane in image]
@@ -62,7 +64,7 @@ def _open(path: Path) -> tuple[Callable[[Float32Array], Float32Array], int, int]
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no public base
         raise ArtefactError(
-            f"{path} is not a readable ONNX model: {_short(error)}; valid: one file with its weights in it"
+            f"{path} is not a readable ONNX model: {one_line(error, 120)}; valid: one file with its weights in it"
         ) from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     height, width = _image_sides(path, inputs, outputs)
@@ -71,7 +73,7 @@ def _open(path: Path) -> tuple[Callable[[Float32Array], Float32Array], int, int]
         try:
             result: Float32Array = session.run(None, {inputs[0].name: batch})[0]
         except Exception as error:
-            raise InputError(f"{path} fails on a batch of shape {batch.shape}: {_short(error)}") from None
+            raise InputError(f"{path} fails on a batch of shape {batch.shape}: {one_line(error, 120)}") from None
         if result.ndim != 2 or len(result) != len(batch) or result.shape[1] == 0:
             raise InputError(f"{path} turns {len(batch)} images into {result.shape}; valid: one row of features each")
         if not np.isfinite(result).all():
@@ -98,7 +100,3 @@ def _image_sides(path: Path, inputs: list[Any], outputs: list[Any]) -> tuple[int
         f"{path} maps {found}; valid: one float32 input (N, 3, H, W) with fixed H and W and any N, one float32 output "
         "(N, D)"
     )
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -12,7 +12,9 @@ from collafuse_runtimes.diffusion.levels import GIVEN
 from collafuse_runtimes.diffusion.noise import Float32Array, check_seed, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan, Transition
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
+from collafuse_runtimes.engines.torch_engine import predict_function
+from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.extras import needs
 from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint, require_trained_for
 from collafuse_runtimes.files.handover import Handover
 
@@ -143,10 +145,8 @@ def open_predictor(
         EngineUnavailable: torch or diffusers is not installed.
         ArtefactError: the weights do not fit; ``predict``: they give NaN or Inf.
     """
-    try:
+    with needs("train"):
         import torch
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         if torch.device(device).type not in ("cpu", "cuda"):
@@ -155,10 +155,10 @@ def open_predictor(
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; valid: cpu, cuda") from None
 
+    compute = predict_function(network)
+
     def predict(x_t: Float32Array, t: int) -> Float32Array:
-        with torch.inference_mode():
-            out: torch.Tensor = network(torch.from_numpy(x_t).to(device), t, return_dict=False)[0]
-        result: Float32Array = out.float().cpu().numpy()
+        result = compute(x_t, t)
         if not np.isfinite(result).all():
             raise ArtefactError(f"{checkpoint.path} predicts NaN or Inf at timestep {t}; train again")
         return result

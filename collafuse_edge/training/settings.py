@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from collafuse_runtimes.diffusion.noise import check_seed
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.extras import needs
 
 LR_SCHEDULES = ("cosine", "constant")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
@@ -65,10 +66,8 @@ def device_defaults(cpu: bool) -> tuple[str, bool]:
     Raises:
         EngineUnavailable: torch is not installed.
     """
-    try:
+    with needs("train"):
         import torch
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
     gpu = not cpu and torch.cuda.is_available()
     return ("bf16" if gpu and torch.cuda.is_bf16_supported() else "no"), gpu
 

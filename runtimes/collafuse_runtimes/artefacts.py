@@ -15,6 +15,7 @@ from collafuse_runtimes.inspection import (
     file_facts,
     plan_facts,
 )
+from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
     from collafuse_runtimes.diffusion.distilled import Distilled
@@ -147,9 +148,7 @@ def _images(path: Path) -> Facts:
         with np.load(path / ARRAY_FILE, allow_pickle=False) as arrays:
             shape = arrays["images"].shape
     except Exception as error:  # damaged archives raise a dozen kinds
-        raise ArtefactError(
-            f"{path / ARRAY_FILE} is damaged ({' '.join(str(error).split())[:80]}); run `infer` again"
-        ) from None
+        raise ArtefactError(f"{path / ARRAY_FILE} is damaged ({one_line(error, 80)}); run `infer` again") from None
     pictures = sum(1 for file in path.glob("[0-9]*.png"))
     if len(shape) != 4 or pictures != shape[0]:
         raise ArtefactError(f"{path} holds {pictures} pictures but images of shape {shape}; run `infer` again")

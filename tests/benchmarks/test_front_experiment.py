@@ -1,4 +1,4 @@
-"""The front of ways runs, small, from images to its record, and the README's table is that of the committed record."""
+"""The front of ways runs, small, from images to its record, and docs/results.md shows the committed record."""
 
 import json
 import runpy
@@ -127,7 +127,7 @@ def test_a_small_front_runs_from_images_to_its_record_and_again_without_work(
 
 
 def way_of(row: str) -> str:
-    """The record's name of the README's way."""
+    """The record's name of the table's way."""
     head, _, how = row.partition(": ")
     made, _, rest = how.partition("distilled to ")
     if not made and rest:
@@ -136,8 +136,8 @@ def way_of(row: str) -> str:
     return f"{head}: {how.replace('`', '').replace('DDIM', 'ddim').replace('DDPM', 'ddpm')}"
 
 
-def test_the_readme_shows_what_was_recorded() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
+def test_the_results_show_what_was_recorded() -> None:
+    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
     start = lines.index("| way | work | time | KID, mean | KID of the three seeds |") + 2
     rows = [line.strip("| ").split(" | ") for line in lines[start : lines.index("", start)]]
     assert len(rows) >= 15

@@ -22,7 +22,7 @@ ALLOWED = {
 }
 LAYERS = {
     "collafuse_runtimes": (
-        {"errors"}, {"checks", "text", "networks", "diffusion", "device"}, {"disk"}, {"files"}, {"engines"}, {"verify"},
+        {"errors"}, {"checks", "text", "extras", "networks", "diffusion", "device"}, {"disk"}, {"files"}, {"engines"}, {"verify"},
         {"infer", "doctor", "inspection"}, {"artefacts"},
     ),
     "collafuse_export": (
@@ -36,7 +36,7 @@ LAYERS = {
     ),
 }  # fmt: skip
 """What lies on what within a room: a folder or file imports itself and what lies in the layers before its own."""
-BASE = {"text": {"errors"}, "checks": {"errors"}, "networks": {"text"}}
+BASE = {"text": {"errors"}, "checks": {"errors"}, "networks": {"text", "extras"}}
 """Of one layer, and still on top of another."""
 GROUND_FLOOR = {"numpy"}
 """What collafuse_runtimes may import while it is imported; the rest only inside the function that needs it."""

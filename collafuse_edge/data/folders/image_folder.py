@@ -12,6 +12,7 @@ from collafuse_edge.data.image_set import Float32Array, Source
 from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.scaling import Scaling
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,7 +90,7 @@ def _read(path: Path, scaling: Scaling, notes: Notes) -> npt.NDArray[Any]:
             "unusual kind, or damaged); replace or remove it"
         ) from None
     except Exception as error:  # damaged files bring Pillow to IndexError, KeyError, TypeError and more
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error, 200)
         raise InputError(f"cannot read image {path}: {reason}; replace or remove it") from error
 
 

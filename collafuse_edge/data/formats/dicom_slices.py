@@ -25,6 +25,7 @@ from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.pixels import isotropic
 from collafuse_edge.data.scaling import HOUNSFIELD, Scaling, Window, hounsfield, windowed
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.text import one_line
 
 EXTENSIONS = (".dcm", ".dicom", ".ima")
 _MAGIC_AT, _MAGIC = 128, b"DICM"
@@ -208,7 +209,7 @@ def _decoded(header: Header) -> npt.NDArray[Any]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom and its decoders raise kinds without a common base
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"cannot read the pixels of {header.path}: {reason}{_decoder_hint(found)}") from None
 
 

@@ -18,6 +18,7 @@ from collafuse_edge.data.notes import Notes
 from collafuse_edge.data.pixels import isotropic
 from collafuse_edge.data.scaling import Scaling
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.text import one_line
 
 MAX_VOXELS = 1 << 27
 _AXIAL = 2
@@ -78,7 +79,9 @@ def _depth(path: Path) -> int:
             raise ValueError("an axis without direction")
         return int(image.shape[list(axes).index(_AXIAL)])
     except Exception as error:  # of a singular affine numpy and nibabel raise several kinds
-        raise InputError(f"{path} has no usable orientation ({_short(error)}); give it a valid affine") from error
+        raise InputError(
+            f"{path} has no usable orientation ({one_line(error, 200)}); give it a valid affine"
+        ) from error
 
 
 def _volume(path: Path, scaling: Scaling, notes: Notes) -> tuple[Float32Array, tuple[float, float]]:
@@ -159,8 +162,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"cannot read {path}: {_short(error)}; fetch it again or leave it out")
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"cannot read {path}: {one_line(error, 200)}; fetch it again or leave it out")

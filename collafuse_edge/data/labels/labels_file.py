@@ -11,6 +11,7 @@ from typing import Any
 
 from collafuse_edge.data.notes import Notes, images
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.text import one_line
 
 ENDINGS = (".csv", ".tsv", ".json")
 _MAX_BYTES = 256 << 20
@@ -154,7 +155,7 @@ def _json_rows(table: Path, text: str) -> Iterator[Row]:
     try:
         found = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--labels-file {table} is not valid JSON: {' '.join(str(error).split())[:80]}") from None
+        raise InputError(f"--labels-file {table} is not valid JSON: {one_line(error, 80)}") from None
     pairs = found
     if isinstance(found, list) and len(found) == 1 and isinstance(found[0], tuple) and found[0][0] == "labels":
         pairs = found[0][1]  # {"labels": [[path, label], ...]}, StyleGAN's dataset.json

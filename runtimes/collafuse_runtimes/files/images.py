@@ -21,8 +21,13 @@ _GAP, _CAPTION_HEIGHT, _BACKGROUND = 2, 14, 255
 
 def to_uint8(images: Float32Array) -> npt.NDArray[np.uint8]:
     """(N, C, H, W) float in [-1, 1] (clipped) -> (N, H, W, C) uint8, rounded to nearest."""
-    levels = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5)
-    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(eight_bits(images).transpose(0, 2, 3, 1))
+
+
+def eight_bits(images: Float32Array) -> npt.NDArray[np.uint8]:
+    """Float in [-1, 1] (clipped), any shape -> uint8, rounded to nearest."""
+    levels: npt.NDArray[np.uint8] = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    return levels
 
 
 def write_png(path: Path, image: Float32Array) -> None:

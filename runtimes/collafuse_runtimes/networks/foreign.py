@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.errors import ArtefactError
+from collafuse_runtimes.text import one_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 """Endings of weights kept as Python pickles, by PyTorch, Lightning, older diffusers and MONAI."""
@@ -32,7 +33,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ArtefactError(f"cannot read {path}: {error.strerror}; check the path") from None
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} is not valid JSON: {' '.join(str(error).split())[:120]}; copy it again") from None
+        raise ArtefactError(f"{path} is not valid JSON: {one_line(error, 120)}; copy it again") from None
     if not isinstance(found, dict):
         raise ArtefactError(f"{path} holds a {type(found).__name__}, not a JSON object; give a folder of diffusers")
     return found

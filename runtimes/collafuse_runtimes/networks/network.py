@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.extras import needs
 from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
@@ -26,14 +27,25 @@ def network_class(kind: str) -> Any:
     Raises:
         EngineUnavailable: torch or diffusers is not installed.
     """
-    try:
+    with needs("train"):
         import_module("torch")
         from diffusers import UNet2DModel
 
         from collafuse_runtimes.networks.edge_network import EdgeUNet
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
     return {"UNet2DModel": UNet2DModel, "EdgeUNet": EdgeUNet}[kind]
+
+
+def network_cost(network: "torch.nn.Module", image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(parameters, floating-point operations of one denoising step of one image, counted by torch)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(network.parameters()).device
+    conditional = getattr(network, "class_embedding", None) is not None
+    conditions = {"class_labels": torch.zeros(1, dtype=torch.int64, device=device)} if conditional else {}
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros((1, *image_shape), device=device), 0, **conditions)
+    return sum(weight.numel() for weight in network.parameters()), counter.get_total_flops()
 
 
 def build_unet(

@@ -5,6 +5,7 @@ import importlib.util
 from typing import Any
 
 from collafuse_runtimes.errors import EngineUnavailable
+from collafuse_runtimes.text import one_line
 
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 INSTALL = {
@@ -32,7 +33,7 @@ def load_binding(name: str) -> Any:
     try:
         trt = importlib.import_module(found)
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         remedy = DLA_REMEDY if DLA_COMPILER in reason else INSTALL[name]
         raise EngineUnavailable(f"{found} does not load ({reason}); {remedy}") from None
     if not is_rtx(trt) and release(trt) not in RELEASES:
