@@ -114,8 +114,8 @@ def read_generated(path: Path) -> Generated:
             images: Float32Array = archive["images"]
     except Exception as error:  # those of numpy and zipfile share no base
         raise ArtefactError(
-            f"cannot read generated images from {path}: {one_line(error, 120)}; valid: a folder written by `infer`, its "
-            f"{ARRAY_FILE}, or a .tc.safetensors file"
+            f"cannot read generated images from {path}: {one_line(error, 120)}; valid: a folder written by `infer`, "
+            f"its {ARRAY_FILE}, or a .tc.safetensors file"
         ) from None
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise InputError(f"{path} has images of shape {images.shape}; valid: (N, C, H, W) with N >= 1, C 1 or 3")

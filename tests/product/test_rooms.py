@@ -22,8 +22,8 @@ ALLOWED = {
 }
 LAYERS = {
     "collafuse_runtimes": (
-        {"errors"}, {"checks", "text", "extras", "networks", "diffusion", "device"}, {"disk"}, {"files"}, {"engines"}, {"verify"},
-        {"infer", "doctor", "inspection"}, {"artefacts"},
+        {"errors"}, {"checks", "text", "extras", "networks", "diffusion", "device"}, {"disk"}, {"files"}, {"engines"},
+        {"verify"}, {"infer", "doctor", "inspection"}, {"artefacts"},
     ),
     "collafuse_export": (
         {"calibration", "graph_passes", "golden", "step_graph"}, {"onnx_graph", "quantize", "precision", "fitting"},
@@ -32,7 +32,7 @@ LAYERS = {
     "collafuse_benchmarks": ({"measure", "pages", "commands"}, {"latency"}, {"energy"}, {"split"}, {"reports"}),
     "collafuse_edge": (
         {"torch_threads", "init", "data", "evaluation", "handoff"}, {"upload"}, {"training"},
-        {"importing", "artefacts", "split_sweep", "demo"}, {"cli"}, {"__main__"},
+        {"importing", "artefacts", "split_sweep", "demo", "api"}, {"cli"}, {"__main__"},
     ),
 }  # fmt: skip
 """What lies on what within a room: a folder or file imports itself and what lies in the layers before its own."""
