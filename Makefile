@@ -36,8 +36,8 @@ check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-coverage: $(READY)  ## the quick tests once more, in one process, with the share of lines they run; fails under the floor
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not alone' --cov --cov-report=term:skip-covered
+coverage: $(READY)  ## the quick tests with the share of lines they run in the tests' own processes; fails under the floor
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow and not alone' --cov --cov-report=term:skip-covered
 
 docs: $(READY)  ## the pages as a site in build/docs/site (python -m http.server -d build/docs/site); a broken link fails, and what loads from elsewhere
 	rm -rf build/docs
