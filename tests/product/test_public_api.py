@@ -1,9 +1,11 @@
 """The names for programs: exactly these, loaded when asked for, with paths as str; and the examples run."""
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,16 @@ def test_infer_without_a_folder_writes_nothing(site: Path) -> None:
     before = sorted(site.parent.rglob("*"))
     api.infer(default_head(), api.read_handover(site / "x.tc.safetensors"))
     assert sorted(site.parent.rglob("*")) == before
+
+
+def test_the_program_of_the_api_page_runs(site: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert set(NAMES) <= set(re.findall(r"\w+", page))
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(site)
+    (site / "edge.head").symlink_to(default_head().path)
+    exec(compile(code, "api.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(f"({TENSORS}, 1, ")
 
 
 def run(*words: object) -> str:
