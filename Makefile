@@ -11,7 +11,7 @@ HEAD := /^\#/ { if (NR < 3) print; next }
 IS_CUDA := /^[a-z]/ { cuda = /^(torch|triton|cuda-toolkit|nvidia-[a-z0-9-]+)==/ && !/^nvidia-ml-py==/ }
 
 # The pages of the site, and what they link to
-DOCS_PAGES := *.md LICENSE docs benchmarks/results benchmarks/peers/README.md runtimes/device-constraints.txt
+DOCS_PAGES := *.md LICENSE docs examples benchmarks/results benchmarks/peers/README.md runtimes/device-constraints.txt
 # What a browser would load by itself from another host
 LOADS_ELSEWHERE := <(script|img|iframe|source)[^>]* src=.?(https?:)?//|<link[^>]* href=.?(https?:)?//|(url\(|@import ).?(https?:)?//
 

@@ -33,28 +33,6 @@ if TYPE_CHECKING:
 
 StrPath = str | os.PathLike[str]
 
-__all__ = [
-    "NetworkConfig",
-    "Sampler",
-    "SplitPlan",
-    "TrainSettings",
-    "evaluate",
-    "export_head",
-    "infer",
-    "load_images",
-    "make_handover",
-    "open_engine",
-    "read_bundle",
-    "read_handover",
-    "read_plan",
-    "train_head",
-    "train_server",
-    "upload_images",
-    "verify",
-    "write_handover",
-    "write_plan",
-]
-
 
 def read_plan(path: StrPath) -> SplitPlan:
     """The plan of a plan file.
@@ -263,7 +241,12 @@ def train_server(
 
     Args:
         shards: files written by ``upload_images``, of plans that differ in the cut at most.
-        out, network, settings, resume, cpu, on_step: as ``train_head``.
+        out: the checkpoint folder, which must not exist.
+        network: a preset's name, or how to build the network.
+        settings: how to train; None trains 10,000 steps at the preset's learning rate.
+        resume: whether to go on from the state that an interrupted run left.
+        cpu: whether to stay off a GPU that is there.
+        on_step: called after each step with the progress and the images per second.
 
     Raises:
         InputError, CheckFailed, EngineUnavailable: as ``train_head``.
@@ -295,7 +278,8 @@ def make_handover(
         server: its checkpoint folder; None exactly where the plan leaves the server no step (c = 1).
         seed: of all noise, the device's too.
         first_index: number of the first image; another range gives other images.
-        steps, sampler: None are 20 steps of DPM-Solver++ 2M.
+        steps: of the server; None are 20, or all of another sampler.
+        sampler: None is DPM-Solver++ 2M on Karras levels.
         device: torch device; None takes a GPU where there is one.
 
     Raises:
