@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collafuse_edge.api import (
-        NetworkConfig,
-        Sampler,
-        SplitPlan,
-        TrainSettings,
         evaluate,
         export_head,
         infer,
@@ -30,6 +26,10 @@ if TYPE_CHECKING:
         write_handover,
         write_plan,
     )
+    from collafuse_edge.training.settings import TrainSettings
+    from collafuse_runtimes.diffusion.plan import SplitPlan
+    from collafuse_runtimes.diffusion.samplers import Sampler
+    from collafuse_runtimes.files.checkpoint import NetworkConfig
 
 __all__ = [
     "NetworkConfig",
