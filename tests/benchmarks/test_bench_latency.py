@@ -284,7 +284,7 @@ def test_an_interrupted_run_keeps_its_samples(how: signal.Signals, tensors: Path
 HASTY = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-from collafuse_benchmarks import timing
+from collafuse_benchmarks.measure import timing
 timing.SECONDS_BETWEEN_SAVES = 0.2
 from collafuse_edge.cli import main
 main()

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from collafuse_runtimes.disk.atomic import new_directory
 from collafuse_runtimes.disk.partial import PARTIAL, beside
-from collafuse_runtimes import atomic
+from collafuse_runtimes.disk import atomic
 from collafuse_runtimes.disk.scratch import scratch_folder
 folder = Path(sys.argv[1])
 with new_directory(folder / "head") as aside, scratch_folder("test"):
@@ -191,7 +191,7 @@ def test_whatever_fails_on_the_way_the_old_folder_is_there(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from collafuse_runtimes import atomic
+from collafuse_runtimes.disk import atomic
 how, path = sys.argv[1], Path(sys.argv[2])
 real = Path.rename
 def rename(self, target):

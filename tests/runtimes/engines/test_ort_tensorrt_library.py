@@ -61,7 +61,7 @@ def run(place: Path, code: str, **environment: str) -> object:
     """What ``code`` prints, as JSON, in a process of its own with ``provider`` and those modules."""
     start = (
         f"import ctypes, json, os, sys\nfrom pathlib import Path\nsys.path.insert(0, {str(place)!r})\n"
-        "from collafuse_runtimes.engines import ort_session, ort_tensorrt\n"
+        "from collafuse_runtimes.engines.ort import session as ort_session, tensorrt_library as ort_tensorrt\n"
         f"provider = Path({str(place / 'libonnxruntime_providers_tensorrt.so')!r})\n"
         "ort_session.provider_library = lambda _: provider\n"
     )
