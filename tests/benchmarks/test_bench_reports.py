@@ -14,6 +14,7 @@ from file_size import file_size_limit
 from heads import default_head, handover
 from small_product import copy_product, listing, product, words
 
+from collafuse_benchmarks.energy.run import Calls
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages import plots
@@ -98,7 +99,7 @@ def test_samples_that_are_no_numbers_leave_no_half_report(reports: Path, tmp_pat
     payload["series"][1]["samples_ms"] = ["fast", {}]
     write_json(tmp_path / "report.json", FORMAT, payload)
     line = refusal("bench", "report", tmp_path / "report.json", "--out", tmp_path / "out")
-    assert "report.json lacks or mistypes a field (" in line
+    assert "report.json: series[1].samples_ms[0] is 'fast'; valid: a number from" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
 
 
@@ -128,9 +129,9 @@ def test_a_full_disk_leaves_no_folder(command: str, tmp_path: Path) -> None:
 def test_values_that_no_file_can_hold_leave_no_folder(tmp_path: Path) -> None:
     with (
         pytest.raises(ArtefactError, match="a value is NaN or infinite"),
-        ReportFolder(tmp_path / "out", "test", lambda _: Document("", ())) as folder,
+        ReportFolder(tmp_path / "out", "test", lambda *_: Document("", ())) as folder,
     ):
-        folder.save({"value": float("nan")})
+        folder.save(Calls((float("nan"),)))
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +140,7 @@ def test_a_folder_that_may_not_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
     with pytest.raises(ArtefactError, match=r"cannot write .*/out: this user may not write there; choose a writable"):
-        ReportFolder(tmp_path / "out", "test", lambda _: Document("", ()))
+        ReportFolder(tmp_path / "out", "test", lambda *_: Document("", ()))
 
 
 def test_words_in_names_do_not_change_the_page() -> None:

@@ -52,7 +52,7 @@ def note(event, arguments):  # Python's own calls; the spy sees those of native 
 
 sys.addaudithook(note)
 import collafuse_edge.cli as cli
-from collafuse_benchmarks import timing
+from collafuse_benchmarks.measure import timing
 timing.MODES["quick"] = timing.Mode("quick", 0, 10, 0.0, 0)
 for line in open("commands").read().splitlines():
     with mock.patch.object(sys, "argv", ["collafuse-edge", *line.split()]):
