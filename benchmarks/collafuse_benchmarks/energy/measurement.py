@@ -75,6 +75,7 @@ class EnergyResult:
         sensors: figures per sensor; scopes may overlap, so they are never added up.
         reasons: of kinds of sensors that cannot be used here, one line each.
         complete: False where the run was stopped; unfinished windows are not in it.
+        stated: ``reason`` in the words of the file that the result was read from.
     """
 
     settings: EnergySettings
@@ -82,13 +83,14 @@ class EnergyResult:
     sensors: tuple[SensorEnergy, ...]
     reasons: dict[str, str]
     complete: bool
+    stated: str | None = None
 
     @property
     def reason(self) -> str | None:
         """Why there is no energy at all; None where there was a sensor."""
         if self.sensors:
             return None
-        return in_words(self.reasons) or "no sensor was given"
+        return self.stated or in_words(self.reasons) or "no sensor was given"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with every raw sample."""
@@ -112,7 +114,7 @@ class EnergyResult:
         """
         kept = _Kept.from_dict(value)
         timeline = Timeline(kept.idle_before, kept.trials, kept.idle_after)
-        return cls(kept.settings, timeline, kept.energy or (), kept.reasons, kept.complete)
+        return cls(kept.settings, timeline, kept.energy or (), kept.reasons, kept.complete, kept.reason)
 
 
 @dataclass(frozen=True)
