@@ -4,17 +4,24 @@ import copy
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from command_line import refusal, run_cli
+from fast_clock import FastClock
 from file_size import file_size_limit
 from heads import default_head, handover
+from scripted_sensor import Scripted, constant
 from small_product import copy_product, listing, product, words
 
+from collafuse_benchmarks.energy import run as energy_run
+from collafuse_benchmarks.energy import sensors
+from collafuse_benchmarks.energy.measurement import measure_energy
 from collafuse_benchmarks.energy.run import Calls
+from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages import plots
@@ -37,12 +44,20 @@ def short_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders "latency" and "split"."""
+    """Folders "latency", "energy" and "split"; the energy of a sensor that is made up."""
+    clock = FastClock()
+    found = Found((Scripted(constant(5.0), clock),), {"rapl": "not here"})
     folder = tmp_path_factory.mktemp("reports")
     write_handover(folder / "x.tc.safetensors", handover(default_head(), 6))
-    with mock.patch.dict(timing.MODES, quick=SHORT), mock.patch.object(timing, "SETTLE_S", 0.0):
+    with (
+        mock.patch.dict(timing.MODES, quick=SHORT),
+        mock.patch.object(timing, "SETTLE_S", 0.0),
+        mock.patch.object(sensors, "find_sensors", lambda gpu: found),
+        mock.patch.object(energy_run, "measure_energy", partial(measure_energy, clock=clock)),
+    ):
         for command in (
             ("latency", default_head().path, folder / "x.tc.safetensors"),
+            ("energy", default_head().path, folder / "x.tc.safetensors", "--idle-s", 1, "--trials", 1),
             ("split", product() / "edge.head"),
         ):
             made = run_cli("bench", *command, "--threads", 1, "--out", folder / command[0])
@@ -65,7 +80,7 @@ def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
             yield from places(inner, (*before, key))
 
 
-@pytest.mark.parametrize("kind", ["latency", "split"])
+@pytest.mark.parametrize("kind", ["latency", "energy", "split"])
 def test_a_sealed_report_that_lacks_or_mistypes_a_field_is_shown_or_refused(
     kind: str, reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
