@@ -13,7 +13,6 @@ from collafuse_runtimes.text import one_line
 Facts = Mapping[str, Any]
 """Kept as it was found: what a machine says of itself, what another command printed."""
 R = TypeVar("R", bound="Record")
-T = TypeVar("T")
 _MOST = 1e15
 """No time, energy or score is larger; a picture's axis has room for it."""
 
