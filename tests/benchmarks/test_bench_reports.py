@@ -162,3 +162,8 @@ def test_words_in_names_do_not_change_the_page() -> None:
     page = to_html(Document("BODY TITLE $title <b>", (Paragraph("TITLE $body </body>"),)))
     assert page.count("<h1>BODY TITLE $title &lt;b&gt;</h1>") == 1
     assert page.count("<p>TITLE $body &lt;/body&gt;</p>") == 1
+
+
+@pytest.mark.parametrize("samples", [[1.0] * 20, [1.0] * 20 + [1.0 + 2**-52] * 20, [1e15] * 40, [-1e15, 1e15], [0.0]])
+def test_samples_that_are_nearly_the_same_are_drawn(samples: list[float]) -> None:
+    assert plots.distributions({"x": samples}, "milliseconds").startswith("<svg")
