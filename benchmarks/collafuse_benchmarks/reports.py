@@ -1,7 +1,6 @@
 """Which page belongs to which report, and what a wall meter adds to one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +8,54 @@ from collafuse_benchmarks.energy import run as energy_run
 from collafuse_benchmarks.energy.page import energy_document
 from collafuse_benchmarks.latency import run as latency
 from collafuse_benchmarks.latency.page import latency_document
-from collafuse_benchmarks.pages.document import Document
-from collafuse_benchmarks.pages.folder import FORMAT, JSON, read_report, readable, render, require_place, write_pages
-from collafuse_benchmarks.split import report as split_report
+from collafuse_benchmarks.measure.record import Record
+from collafuse_benchmarks.pages.folder import (
+    FORMAT,
+    JSON,
+    MakeDocument,
+    Stamped,
+    read_fields,
+    read_report,
+    render,
+    require_place,
+    write_pages,
+)
+from collafuse_benchmarks.split import report as split
 from collafuse_benchmarks.split.page import split_document
 from collafuse_runtimes.disk.atomic import new_directory
 from collafuse_runtimes.disk.found import replaces_own
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.files.sealed import write_json
 
-PAGES: dict[str, Callable[[dict[str, Any]], Document]] = {
-    latency.KIND: latency_document,
-    energy_run.KIND: energy_document,
-    split_report.KIND: split_document,
+KINDS: dict[str, tuple[type[Record], MakeDocument[Any]]] = {
+    latency.KIND: (latency.LatencyReport, latency_document),
+    energy_run.KIND: (energy_run.EnergyReport, energy_document),
+    split.KIND: (split.SplitReport, split_document),
 }
-
-
-def make_document_of(kind: str) -> Callable[[dict[str, Any]], Document]:
-    """The page of a kind of report.
-
-    Raises:
-        ArtefactError: this release knows no such kind.
-    """
-    if kind not in PAGES:
-        raise ArtefactError(f"report of kind {kind!r} is unknown; valid: {', '.join(PAGES)}")
-    return PAGES[kind]
+"""Kind of report -> (what it holds, its page)."""
 
 
 @dataclass(frozen=True)
 class Remade:
-    """A report written once more, and its page; ``note`` says what is not there."""
+    """A report written once more; ``note`` says what is not there."""
 
-    payload: dict[str, Any]
-    document: Document
+    saved: Stamped[Record]
     note: str | None
+
+
+def read(path: Path) -> Stamped[Record]:
+    """A report of any kind, from its folder or its JSON file.
+
+    Raises:
+        ArtefactError: missing, damaged, of a kind that this release does not know, or a field is missing or odd.
+    """
+    payload = read_report(path)
+    kind = payload.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ArtefactError(f"{path}: report of kind {kind!r} is unknown; valid: {', '.join(KINDS)}")
+    record, make_document = KINDS[kind]
+    stamp, report = read_fields(path, payload, record)
+    return Stamped(stamp, report, make_document)
 
 
 def remake(source: Path, out: Path, meter: Path | None = None, *, overwrite: bool = False) -> Remade:
@@ -56,38 +69,29 @@ def remake(source: Path, out: Path, meter: Path | None = None, *, overwrite: boo
 
     Raises:
         InputError: a report is at ``out``, or the report is not of energy and there is a meter.
-        ArtefactError: a file is damaged, lacks a field or does not fit, or ``out`` cannot be written.
+        ArtefactError: a file is damaged, has an odd field or does not fit, or ``out`` cannot be written.
     """
     require_place(out, overwrite=overwrite)
-    payload = read_report(source)
-    with readable(source):
-        make_document = make_document_of(payload["kind"])
-        if meter is not None:
-            payload = with_wall_meter(payload, meter)
-        document = make_document(payload)
-        pages = render(document)
+    saved = read(source)
+    if meter is not None:
+        saved = replace(saved, report=with_wall_meter(saved.report, saved.stamp.kind, meter))
+    pages = render(saved.document())
     with new_directory(out, check=replaces_own(FORMAT)) as folder:
-        write_json(folder / JSON, FORMAT, payload)
+        write_json(folder / JSON, FORMAT, saved.payload)
         note = write_pages(folder, pages)
-    return Remade(payload, document, note)
+    return Remade(saved, note)
 
 
-def with_wall_meter(payload: dict[str, Any], meter: Path) -> dict[str, Any]:
+def with_wall_meter(report: Record, kind: str, meter: Path) -> energy_run.EnergyReport:
     """An energy report with a wall meter's figures beside those of the other sensors.
 
     Raises:
         InputError: the report is of another kind.
         ArtefactError: the file is no meter's, or does not cover the measurement.
     """
-    from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings, with_meter
-    from collafuse_benchmarks.energy.result import timeline_from_dict
+    from collafuse_benchmarks.energy.measurement import with_meter
     from collafuse_benchmarks.energy.sensors.meter import read_meter
 
-    if payload["kind"] != energy_run.KIND:
-        raise InputError(f"--meter adds to an energy report; this one is of kind {payload['kind']!r}")
-    energy = payload["energy"]
-    alone = EnergyResult(EnergySettings(**energy["settings"]), timeline_from_dict(energy), (), {}, energy["complete"])
-    added = with_meter(alone, read_meter(meter)).to_dict()["energy"]
-    name = added[0]["info"]["name"]
-    others = [sensor for sensor in energy["energy"] or () if sensor["info"]["name"] != name]
-    return {**payload, "energy": {**energy, "energy": [*others, *added], "reason": None}}
+    if not isinstance(report, energy_run.EnergyReport):
+        raise InputError(f"--meter adds to an energy report; this one is of kind {kind!r}")
+    return replace(report, energy=with_meter(report.energy, read_meter(meter)))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,8 +22,7 @@ from collafuse_edge.cli.edge import (
 from collafuse_edge.cli.parts.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
 
 if TYPE_CHECKING:
-    from collafuse_benchmarks.pages.document import Document
-    from collafuse_benchmarks.pages.folder import ReportFolder
+    from collafuse_benchmarks.pages.folder import MakeDocument, Report, ReportFolder, Stamped
 
 app = typer.Typer(name="bench", rich_markup_mode=None, help="Measure latency, energy, and where to cut.")
 
@@ -36,7 +35,6 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", help="New folder for report.json (every sample), report.md and report.html.")
 ]
 GpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads.")]
-MakeDocument = Callable[[dict[str, Any]], "Document"]
 DEVICE_SIDE = ("engine", "threads", "device", "cache")
 SERVER_SIDE = ("server", "cuts", "server_steps", "server_device")
 
@@ -82,7 +80,7 @@ def latency(
             options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
             steps=steps,
             batches=comma_integers("batch", batch),
-            on_report=lambda report: folder.save(report.to_dict()),
+            on_report=folder.save,
             on_stage=lambda what: print(f"measuring {what}", file=sys.stderr, flush=True),
         )
 
@@ -199,7 +197,7 @@ def split(
     """
     from collafuse_benchmarks.split.choice import Limits
     from collafuse_benchmarks.split.page import split_document
-    from collafuse_benchmarks.split.report import KIND, SplitOptions, split_payload
+    from collafuse_benchmarks.split.report import KIND, SplitOptions, read_parts, split_report
     from collafuse_benchmarks.split.scores import read_scores
     from collafuse_benchmarks.split.table import Link
     from collafuse_edge.cli.server import known_dtype
@@ -223,29 +221,28 @@ def split(
     )
     with _report(out, KIND, split_document, overwrite, as_json) as folder:
         if merge:
-            from collafuse_benchmarks.split.report import read_parts
-
-            folder.save(split_payload(read_parts(sources or []), options))
+            folder.save(split_report(read_parts(sources or []), options))
             return
-        from collafuse_edge.split_sweep import SweepOptions, sweep
+        from collafuse_benchmarks.energy.sensors import find_sensors
+        from collafuse_benchmarks.measure.timing import mode_named
+        from collafuse_benchmarks.split.sweep import SweepOptions, sweep
+        from collafuse_edge.handoff.timed import open_server
         from collafuse_runtimes.engines import EngineOptions
+        from collafuse_runtimes.files.bundle import read_bundle
 
-        sweep(
-            sources or [],
-            server,
-            SweepOptions(
-                engines=tuple(engine.split(",")),
-                engine_options=EngineOptions(threads=threads, device=device, cache=cache),
-                cuts=cuts,
-                server_steps=server_steps,
-                server_device=server_device,
-                mode=mode,
-                gpu=gpu,
-            ),
-            on_parts=lambda parts: folder.save(split_payload([part.to_dict() for part in parts], options)),
-            on_turn=_turn_printer(),
-            on_phase=_phase_printer(),
-        )
+        engine_options = EngineOptions(threads=threads, device=device, cache=cache)
+        how = SweepOptions(mode_named(mode), tuple(engine.split(",")), engine_options, cuts, server_steps)
+        heads = [read_bundle(path) for path in sources or []]
+        with find_sensors(gpu=gpu) as found:
+            sweep(
+                heads,
+                None if server is None else open_server(server, server_device),
+                how,
+                found,
+                on_parts=lambda parts: folder.save(split_report(parts, options)),
+                on_turn=_turn_printer(),
+                on_phase=_phase_printer(),
+            )
 
 
 @app.command()
@@ -262,13 +259,13 @@ def report(
     from collafuse_benchmarks.reports import remake
 
     made = remake(source, out, meter, overwrite=overwrite)
-    _print_report(made.payload, made.document, out, made.note, as_json)
+    _print_report(made.saved, out, made.note, as_json)
 
 
 @contextmanager
 def _report(
-    out: Path | None, kind: str, make_document: MakeDocument, overwrite: bool, as_json: bool
-) -> "Iterator[ReportFolder]":
+    out: Path | None, kind: str, make_document: "MakeDocument[Report]", overwrite: bool, as_json: bool
+) -> "Iterator[ReportFolder[Report]]":
     """The report's folder, printed when the block ends well. SIGTERM ends the block as Ctrl-C does."""
     from collafuse_benchmarks.pages.folder import ReportFolder
 
@@ -278,21 +275,19 @@ def _report(
             yield folder
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert folder.payload is not None
-    _print_report(folder.payload, make_document(folder.payload), out, folder.note, as_json)
+    assert folder.saved is not None
+    _print_report(folder.saved, out, folder.note, as_json)
 
 
-def _print_report(
-    payload: dict[str, Any], document: "Document", out: Path | None, note: str | None, as_json: bool
-) -> None:
+def _print_report(saved: "Stamped[Report]", out: Path | None, note: str | None, as_json: bool) -> None:
     from collafuse_benchmarks.pages.document import to_markdown
 
-    lines = [to_markdown(document).rstrip("\n")]
+    lines = [to_markdown(saved.document()).rstrip("\n")]
     if out is not None:
         lines.append(f"wrote     {out}")
     if note is not None:
         lines.append(f"note      {note}")
-    emit(payload, as_json, *lines)
+    emit(saved.payload, as_json, *lines)
 
 
 def _phase_printer() -> Callable[[str, float], None]:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_benchmarks.split.choice import Limits, choose
-from collafuse_benchmarks.split.table import SplitRow, join
+from collafuse_benchmarks.split.parts import Part, Row, Weights
+from collafuse_benchmarks.split.table import Side, SplitRow, join
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError
 
@@ -20,7 +21,8 @@ from collafuse_runtimes.errors import InputError
 def way(
     c: float, total_ms: float | None, noise: float, total_j: float | None = None, kid: float | None = None
 ) -> SplitRow:
-    edge = None if c == 0 else {"name": f"{c:g}.head", "steps": round(100 * c), "engine": "ort-cpu"}
+    weights = Weights("small", 1, "ab" * 32)
+    edge = None if c == 0 else Side(f"{c:g}.head", round(100 * c), weights, "ort-cpu", "fp32", "bench", None)
     return SplitRow(
         cut_ratio=c, cut=round(100 * c), noise_level=noise, server=None, edge=edge, server_ms=0.0, transfer_bytes=1,
         transfer_ms=None, edge_ms=total_ms, total_ms=total_ms, server_j=None, edge_j=None, total_j=total_j,
@@ -168,11 +170,10 @@ def test_no_admissible_way_is_cheaper_than_the_choice(ways: list[SplitRow], limi
 def test_init_and_bench_split_mean_the_same_noise_level(tmp_path: Path) -> None:
     """At the number that `init` prints a way is kept, just above it not."""
     plan = json.loads(done("init", "--size", 16, "--cut-ratio", 0.4, "--out", tmp_path / "plan.json", "--json"))
-    rows = [{"cut_ratio": c, "steps": 1, "name": "s", "network": {}, "engine": "torch", "precision": "fp32",
-             "summary": None, "energy": None, "note": None, "is_right": None, "samples_ms": (), "turns": ()}
-            for c in (0.0, 0.4, 1.0)]  # fmt: skip
+    rows = tuple(Row(c, 1, "s", Weights("small", 1, "ab" * 32), "torch", "fp32", ()) for c in (0.0, 0.4, 1.0))
     of_plan = SplitPlan((1, 16, 16), cut_ratio=0.4)
-    table = join(of_plan, [{"side": "server", "machine": "m", "rows": rows}], None)
+    part = Part("server", of_plan, of_plan.fingerprint, "m", {}, None, (), "quick", rows, True)
+    table = join(of_plan, [part], None)
     assert [row.noise_level for row in table[:2]] == [0.0, plan["noise_level"]]
     assert plan["noise_level"] == pytest.approx((1 / of_plan.alpha_bar[39] - 1) ** 0.5, rel=1e-12)
     whole = [replace(row, total_ms=1.0 + row.cut) for row in table]

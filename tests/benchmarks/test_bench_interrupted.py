@@ -20,15 +20,15 @@ from scripted_sensor import Scripted, constant
 from small_product import product
 
 from collafuse_benchmarks.energy import run as energy_run
+from collafuse_benchmarks.energy import sensors
 from collafuse_benchmarks.energy.measurement import EnergySettings, measure_energy
-from collafuse_benchmarks.energy.run import measure_head_energy
+from collafuse_benchmarks.energy.run import EnergyReport, measure_head_energy
 from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.latency import cold_start
 from collafuse_benchmarks.latency import run as latency
 from collafuse_benchmarks.latency.run import LatencyReport, measure_latency
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
-from collafuse_edge import split_sweep
 from collafuse_edge.cli import bench
 from collafuse_runtimes.engines import DEFAULTS
 from collafuse_runtimes.errors import CheckFailed
@@ -43,7 +43,8 @@ import sys
 sys.path.insert(0, {str(SUPPORT)!r})
 from functools import partial
 from fast_clock import FastClock
-from collafuse_benchmarks import energy_run, timing
+from collafuse_benchmarks.energy import run as energy_run
+from collafuse_benchmarks.measure import timing
 timing.MODES["quick"] = timing.Mode("quick", 0, 10, 20.0, 0)
 energy_run.measure_energy = partial(energy_run.measure_energy, clock=FastClock())
 from collafuse_edge.cli import main
@@ -120,15 +121,16 @@ def test_an_energy_measurement_stopped_during_its_check_is_kept(monkeypatch: pyt
 
     monkeypatch.setattr(energy_run, "check_engine", stopped)
     monkeypatch.setattr(energy_run, "measure_energy", partial(measure_energy, clock=FastClock()))
-    saved: list[dict[str, Any]] = []
+    saved: list[EnergyReport] = []
     with pytest.raises(KeyboardInterrupt):
         measure_head_energy(
             default_head(), handover(default_head(), 6), Found((), {"rapl": "none here"}),
             EnergySettings(idle_s=1, trials=1), engine_name="ort-cpu", options=DEFAULTS, on_report=saved.append,
         )  # fmt: skip
-    assert saved[-1]["energy"]["idle_after"] is not None
-    assert (saved[-1]["complete"], saved[-1]["check"]) == (False, None)
-    assert (saved[-1]["energy"]["energy"], saved[-1]["energy"]["reason"]) == (None, "rapl: none here")
+    assert saved[-1].energy.timeline.idle_after is not None
+    assert (saved[-1].complete, saved[-1].check) == (False, None)
+    kept = saved[-1].to_dict()["energy"]
+    assert (kept["energy"], kept["reason"]) == (None, "rapl: none here")
 
 
 def test_split_keeps_the_energy_of_a_way_that_was_broken_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -144,8 +146,8 @@ def test_split_keeps_the_energy_of_a_way_that_was_broken_off(monkeypatch: pytest
     monkeypatch.setitem(timing.MODES, "quick", SHORT)
     monkeypatch.setattr(timing, "SETTLE_S", 0.0)
     monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # torch in the same process makes it slow
-    monkeypatch.setattr(split_sweep, "find_sensors", lambda gpu: found)
-    monkeypatch.setattr(split_sweep, "measure_energy", partial(measure_energy, clock=clock))
+    monkeypatch.setattr(sensors, "find_sensors", lambda gpu: found)
+    monkeypatch.setattr(energy_run, "measure_energy", partial(measure_energy, clock=clock))
     monkeypatch.setattr(bench, "_phase_printer", stop_in_the_second_trial)
     result = run_cli("bench", "split", product() / "edge.head", "--threads", 1, "--out", tmp_path / "out")
     assert (result.code, result.err.splitlines()[-1]) == (1, "error: stopped")
@@ -175,5 +177,5 @@ def test_latency_keeps_what_came_before_a_cold_start_that_fails(
             default_head(), tmp_path, handover(default_head(), 6), SHORT, batches=(1, 2), on_report=saved.append
         )
     assert [memory.batch for memory in saved[-1].memory] == [1, 2]
-    assert saved[-1].check is not None and saved[-1].check["passed"]
+    assert saved[-1].check is not None and saved[-1].check.passed
     assert (len(saved[-1].cold_starts), saved[-1].complete) == (1, False)

@@ -20,8 +20,8 @@ from heads import DDPM, RGB_PLAN, calibration, conditional_head, default_head, h
 from collafuse_benchmarks.latency.run import LatencyReport, measure_latency
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.memory import free_device_bytes
+from collafuse_benchmarks.measure.subject import describe_engine
 from collafuse_benchmarks.measure.timing import Mode
-from collafuse_benchmarks.measure.workload import describe_engine
 from collafuse_benchmarks.pages.folder import read_report
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import DEFAULTS, EngineOptions
@@ -160,7 +160,7 @@ def test_conditional_and_stochastic_heads_are_timed(tmp_path: Path) -> None:
 
 def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
     told = describe_engine(FakeEngine(default_head(), DEFAULTS), EngineOptions(cache=tmp_path / "engines", threads=2))
-    assert told["options"] == {"cache": "engines", "threads": 2}
+    assert told.options == {"cache": "engines", "threads": 2}
 
 
 def test_a_trajectory_of_one_step_has_no_step_scope(tensors: Path) -> None:

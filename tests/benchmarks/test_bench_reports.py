@@ -4,16 +4,24 @@ import copy
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from command_line import refusal, run_cli
+from fast_clock import FastClock
 from file_size import file_size_limit
 from heads import default_head, handover
+from scripted_sensor import Scripted, constant
 from small_product import copy_product, listing, product, words
 
+from collafuse_benchmarks.energy import run as energy_run
+from collafuse_benchmarks.energy import sensors
+from collafuse_benchmarks.energy.measurement import measure_energy
+from collafuse_benchmarks.energy.run import Calls
+from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages import plots
@@ -36,12 +44,20 @@ def short_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders "latency" and "split"."""
+    """Folders "latency", "energy" and "split"; the energy of a sensor that is made up."""
+    clock = FastClock()
+    found = Found((Scripted(constant(5.0), clock),), {"rapl": "not here"})
     folder = tmp_path_factory.mktemp("reports")
     write_handover(folder / "x.tc.safetensors", handover(default_head(), 6))
-    with mock.patch.dict(timing.MODES, quick=SHORT), mock.patch.object(timing, "SETTLE_S", 0.0):
+    with (
+        mock.patch.dict(timing.MODES, quick=SHORT),
+        mock.patch.object(timing, "SETTLE_S", 0.0),
+        mock.patch.object(sensors, "find_sensors", lambda gpu: found),
+        mock.patch.object(energy_run, "measure_energy", partial(measure_energy, clock=clock)),
+    ):
         for command in (
             ("latency", default_head().path, folder / "x.tc.safetensors"),
+            ("energy", default_head().path, folder / "x.tc.safetensors", "--idle-s", 1, "--trials", 1),
             ("split", product() / "edge.head"),
         ):
             made = run_cli("bench", *command, "--threads", 1, "--out", folder / command[0])
@@ -64,7 +80,7 @@ def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
             yield from places(inner, (*before, key))
 
 
-@pytest.mark.parametrize("kind", ["latency", "split"])
+@pytest.mark.parametrize("kind", ["latency", "energy", "split"])
 def test_a_sealed_report_that_lacks_or_mistypes_a_field_is_shown_or_refused(
     kind: str, reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +114,7 @@ def test_samples_that_are_no_numbers_leave_no_half_report(reports: Path, tmp_pat
     payload["series"][1]["samples_ms"] = ["fast", {}]
     write_json(tmp_path / "report.json", FORMAT, payload)
     line = refusal("bench", "report", tmp_path / "report.json", "--out", tmp_path / "out")
-    assert "report.json lacks or mistypes a field (" in line
+    assert "report.json: series[1].samples_ms[0] is 'fast'; valid: a number from" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
 
 
@@ -128,9 +144,9 @@ def test_a_full_disk_leaves_no_folder(command: str, tmp_path: Path) -> None:
 def test_values_that_no_file_can_hold_leave_no_folder(tmp_path: Path) -> None:
     with (
         pytest.raises(ArtefactError, match="a value is NaN or infinite"),
-        ReportFolder(tmp_path / "out", "test", lambda _: Document("", ())) as folder,
+        ReportFolder(tmp_path / "out", "test", lambda *_: Document("", ())) as folder,
     ):
-        folder.save({"value": float("nan")})
+        folder.save(Calls((float("nan"),)))
     assert not (tmp_path / "out").exists()
 
 
@@ -139,10 +155,15 @@ def test_a_folder_that_may_not_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
     with pytest.raises(ArtefactError, match=r"cannot write .*/out: this user may not write there; choose a writable"):
-        ReportFolder(tmp_path / "out", "test", lambda _: Document("", ()))
+        ReportFolder(tmp_path / "out", "test", lambda *_: Document("", ()))
 
 
 def test_words_in_names_do_not_change_the_page() -> None:
     page = to_html(Document("BODY TITLE $title <b>", (Paragraph("TITLE $body </body>"),)))
     assert page.count("<h1>BODY TITLE $title &lt;b&gt;</h1>") == 1
     assert page.count("<p>TITLE $body &lt;/body&gt;</p>") == 1
+
+
+@pytest.mark.parametrize("samples", [[1.0] * 20, [1.0] * 20 + [1.0 + 2**-52] * 20, [1e15] * 40, [-1e15, 1e15], [0.0]])
+def test_samples_that_are_nearly_the_same_are_drawn(samples: list[float]) -> None:
+    assert plots.distributions({"x": samples}, "milliseconds").startswith("<svg")

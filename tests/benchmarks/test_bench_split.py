@@ -4,6 +4,7 @@ import html.parser
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from command_line import refusal, run_cli
 from heads import PLAN
 from small_product import product
 
+from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings
+from collafuse_benchmarks.energy.result import IdlePower, RawSamples, SensorEnergy, Statistic, Timeline
+from collafuse_benchmarks.energy.sensors.base import SensorInfo
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages.document import to_markdown
+from collafuse_benchmarks.pages.folder import Stamp
 from collafuse_benchmarks.split import page as page_split
 from collafuse_benchmarks.split.choice import Limits
 from collafuse_benchmarks.split.page import split_document
-from collafuse_benchmarks.split.parts import handover_bytes, with_cut
-from collafuse_benchmarks.split.report import SplitOptions, split_payload
+from collafuse_benchmarks.split.parts import Name, Part, Row, Weights, handover_bytes, with_cut
+from collafuse_benchmarks.split.report import SplitOptions, split_report
 from collafuse_benchmarks.split.table import Link, join, joules_per_image, share_checks
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -30,6 +35,7 @@ from collafuse_runtimes.files.handover import read_handover
 from collafuse_runtimes.files.sealed import write_json
 
 SHORT = Mode("quick", warmup=0, runs=10, seconds=0.0, cold_starts=0)
+STAMP = Stamp("split", "now", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -39,54 +45,31 @@ def short_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # torch in the same process makes it slow
 
 
-def state(name: str) -> dict[str, Any]:
-    return {"machine": {"board": name}}
+def row(c: float, steps: int, ms: float, energy: EnergyResult | None = None, **changes: Any) -> Row:
+    found = Row(
+        cut_ratio=c, steps=steps, name="a.head", network=Weights("small", 1, "ab" * 32), engine="ort-cpu",
+        precision="fp32", samples_ms=(ms,) * 10, turns=(1,) * 10, energy=energy, is_right=True,
+    )  # fmt: skip
+    return replace(found, **changes)
 
 
-def row(c: float, steps: int, ms: float, energy: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    return {
-        "cut_ratio": c,
-        "steps": steps,
-        "name": "a.head",
-        "network": {"preset": "small", "parameters": 1, "weights_sha256": "ab" * 32},
-        "engine": "ort-cpu",
-        "precision": "fp32",
-        "samples_ms": [ms] * 10,
-        "turns": [1] * 10,
-        "energy": energy,
-        "note": None,
-        "is_right": True,
-        "summary": {"median": ms, "interval": [ms, ms], "cv": 0.0, "is_steady": True, "count": 10},
-        **changes,
-    }
+def part(side: Name, *rows: Row, plan: SplitPlan = PLAN, machine: str = "bench", **changes: Any) -> Part:
+    shared, state = with_cut(plan, 0.0), {"machine": {"board": machine}}
+    return replace(Part(side, shared, shared.fingerprint, machine, state, state, (), "quick", rows, True), **changes)
 
 
-def part(
-    side: str, *rows: dict[str, Any], plan: SplitPlan = PLAN, machine: str = "bench", **changes: Any
-) -> dict[str, Any]:
-    shared = with_cut(plan, 0.0)
-    return {
-        "side": side,
-        "plan": shared.to_dict(),
-        "family": shared.fingerprint,
-        "machine": machine,
-        "state_before": state(machine),
-        "state_after": state(machine),
-        "changes": [],
-        "mode": "quick",
-        "rows": list(rows),
-        "complete": True,
-        **changes,
-    }
-
-
-def joules(scope: str, mean: float | None) -> dict[str, Any]:
+def joules(scope: str, mean: float | None) -> SensorEnergy:
     reason = None if mean is not None else "counter did not move"
-    return {"info": {"name": scope, "scope": scope}, "gross": {"mean": mean, "std": 0.1, "reason": reason}}
+    none = Statistic("unavailable", None, None, 0, "not asked for")
+    gross = none if mean is None else Statistic("measured", mean, 0.1, 2, None)
+    idle = IdlePower(None, "not asked for", 0, 0)
+    samples = RawSamples("monotonic", (), (), (), None)
+    info = SensorInfo(scope, "power", scope, "made up", 1.0)
+    return SensorEnergy(info, idle, idle, None, None, (), replace(gross, reason=reason), none, samples)
 
 
-def energy(*sensors: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-    return {"energy": list(sensors) or None, "reason": reason}
+def energy(*sensors: SensorEnergy) -> EnergyResult:
+    return EnergyResult(EnergySettings(), Timeline(None, (), None), sensors, {}, True)
 
 
 SERVER = part("server", row(0, 50, 500), row(0.2, 40, 400), row(0.4, 30, 300), machine="server")
@@ -173,8 +156,10 @@ def test_times_are_held_against_the_step_counts(ms: tuple[float, ...], holds: bo
 def test_a_machine_that_slows_down_does_not_spoil_the_check() -> None:
     """Half the rounds take twice as long, for all ways: the medians of all samples fall on different sides of it."""
     slow = [1, 2, 1, 2, 1, 2, 1, 2, 1, 2]
-    few = row(0.2, 10, 30, samples_ms=[30 * k for k in slow for _ in range(1 + k)], turns=[1 + k for k in slow])
-    many = row(1, 50, 150, samples_ms=[150 * k for k in slow], turns=[1] * 10)
+    few = row(
+        0.2, 10, 30, samples_ms=tuple(30 * k for k in slow for _ in range(1 + k)), turns=tuple(1 + k for k in slow)
+    )
+    many = row(1, 50, 150, samples_ms=tuple(150 * k for k in slow), turns=(1,) * 10)
     (check,) = share_checks([part("edge", few, many)])
     assert check.ratio == (1, 1) and check.holds
 
@@ -182,9 +167,9 @@ def test_a_machine_that_slows_down_does_not_spoil_the_check() -> None:
 def test_parts_of_different_plans_are_refused() -> None:
     other = SplitPlan((1, 16, 16), timesteps=100, cut_ratio=0.4)
     with pytest.raises(PlanMismatch, match=r"plans disagree on timesteps: part 1 \(edge, bench\) has 50, part 2"):
-        split_payload([EDGE, part("server", row(0.2, 80, 1), plan=other)], SplitOptions())
+        split_report([EDGE, part("server", row(0.2, 80, 1), plan=other)], SplitOptions())
     with pytest.raises(PlanMismatch, match="states another plan's fingerprint"):
-        split_payload([{**EDGE, "family": "0" * 64}], SplitOptions())
+        split_report([replace(EDGE, family="0" * 64)], SplitOptions())
 
 
 @pytest.mark.parametrize(("mbps", "latency"), [(0, 0), (-1, 0), (math.nan, 0), (1, -1), (1, math.inf)])
@@ -250,7 +235,7 @@ def test_a_way_whose_output_is_wrong_says_so_and_is_not_chosen(tmp_path: Path, m
 def test_a_way_without_images_is_not_on_the_front_and_says_so() -> None:
     note = "its images would not be images"
     server = part("server", row(0, 50, 10, note=note), row(0.2, 40, 400), row(0.4, 30, 500))
-    rows = split_payload([EDGE, server], SplitOptions())["rows"]
+    rows = split_report([EDGE, server], SplitOptions()).rows
     assert page_split._front(rows) == [
         (10, 0, "c = 0", False),
         (430, with_cut(PLAN, 0.2).noise_level, "c = 0.2", True),
@@ -261,12 +246,12 @@ def test_a_way_without_images_is_not_on_the_front_and_says_so() -> None:
 
 def test_ways_of_several_machines_are_told_apart() -> None:
     other = part("edge", row(0.2, 10, 60), row(0.4, 20, 60), machine="bench")  # one board in two power modes
-    payload = split_payload([EDGE, SERVER, other], SplitOptions(limits=Limits(max_latency_ms=9, min_noise_level=0.1)))
-    ways = [(way["cut_ratio"], way["edge_ms"], way["origin"]) for way in payload["rows"] if way["cut_ratio"] == 0.2]
+    report = split_report([EDGE, SERVER, other], SplitOptions(limits=Limits(max_latency_ms=9, min_noise_level=0.1)))
+    ways = [(way.cut_ratio, way.edge_ms, way.origin) for way in report.rows if way.cut_ratio == 0.2]
     assert ways == [(0.2, 30, "edge of part 1"), (0.2, 60, "edge of part 3")]
-    checks = {(check["side"], check["part"]): check["ratio"][0] for check in payload["share_checks"]}
+    checks = {(check.side, check.part): check.ratio[0] for check in report.share_checks}
     assert checks == {("edge", 1): pytest.approx(1.0), ("server", 2): pytest.approx(1.0), ("edge", 3): 2.0}
-    page = to_markdown(split_document({**payload, "created": "now", "collafuse_edge": "0"}))
+    page = to_markdown(split_document(report, STAMP))
     assert "small (a.head), fp32, ort-cpu (edge of part 3)" in page
     assert [line for line in page.splitlines() if line.startswith("## Part")] == [
         "## Part 1: edge side on bench",
@@ -277,7 +262,7 @@ def test_ways_of_several_machines_are_told_apart() -> None:
 
 
 def test_merging_refuses_what_does_not_belong(tmp_path: Path) -> None:
-    payload = {"kind": "split", "created": "", "collafuse_edge": "", **split_payload([EDGE], SplitOptions())}
+    payload = {"kind": "split", "created": "", "collafuse_edge": "", **split_report([EDGE], SplitOptions()).to_dict()}
     write_json(tmp_path / "edge.json", "collafuse-bench", payload)
     write_json(tmp_path / "other.json", "collafuse-bench", {**payload, "kind": "latency"})
     once = tmp_path / "edge.json"
@@ -314,7 +299,7 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
             "kind": "split",
             "created": "2026-01-01T00:00:00Z",
             "collafuse_edge": "0",
-            **split_payload([EDGE, SERVER], SplitOptions()),
+            **split_report([EDGE, SERVER], SplitOptions()).to_dict(),
         },
     )
     made = run_cli("bench", "report", tmp_path / "report.json", "--out", tmp_path / "out")
@@ -339,8 +324,8 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
 
 def test_the_page_says_what_would_have_to_give() -> None:
     def page(limits: Limits) -> str:
-        payload = split_payload([EDGE, SERVER], SplitOptions(limits=limits))
-        return to_markdown(split_document({**payload, "created": "now", "collafuse_edge": "0"}))
+        report = split_report([EDGE, SERVER], SplitOptions(limits=limits))
+        return to_markdown(split_document(report, STAMP))
 
     kept = page(Limits(max_latency_ms=400, min_noise_level=0.5))
     assert "With --max-latency-ms 400, --min-noise-level 0.5: c = 1, a.head, 50 steps, ort-cpu: 150.0 ms, " in kept

@@ -1,6 +1,7 @@
 """`bench split` puts a score beside the ways whose images it judges, and beside no others."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,18 @@ import pytest
 from command_line import done, refusal
 from heads import PLAN
 from small_product import product
-from test_bench_split import part, row, short_modes  # noqa: F401
+from test_bench_split import STAMP, part, row, short_modes  # noqa: F401
 
 from collafuse_benchmarks.pages.document import to_markdown
 from collafuse_benchmarks.split.page import split_document
 from collafuse_benchmarks.split.parts import with_cut
-from collafuse_benchmarks.split.report import SplitOptions, split_payload
-from collafuse_benchmarks.split.scores import Scores
+from collafuse_benchmarks.split.report import SplitOptions, SplitReport, split_report
+from collafuse_benchmarks.split.scores import Score, Scores
+from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.sealed import read_json
 
-DDIM, DDPM = ({"name": name, "eta": 0.0} for name in ("ddim", "ddpm"))
+DDIM, DDPM = Sampler("ddim"), Sampler("ddpm")
 AT = with_cut(PLAN, 0.4)
 WEIGHTS = "ab" * 32
 SERVER = part("server", row(0, 50, 500), row(0.4, 30, 300))
@@ -31,26 +33,28 @@ EDGE = part(
 )
 
 
-def score(kid: float = 0.25, **changes: Any) -> dict[str, Any]:
-    return {
-        "kid_mean": kid, "kid_error": 0.02, "fingerprint": AT.fingerprint, "cut_ratio": 0.4, "head_sha256": WEIGHTS,
-        "precision": "fp32", "sampler": DDIM, "steps": 5, "server_sha256": WEIGHTS, "server_steps": 30, **changes,
-    }  # fmt: skip
+def score(kid: float = 0.25, **changes: Any) -> Score:
+    found = Score(
+        kid_mean=kid, kid_error=0.02, fingerprint=AT.fingerprint, cut_ratio=0.4, head_sha256=WEIGHTS, precision="fp32",
+        sampler=DDIM, steps=5, server_sha256=WEIGHTS, server_steps=30, extractor_sha256="e", real="mri", real_count=5,
+        estimator="u", printed={},
+    )  # fmt: skip
+    return replace(found, **changes)
 
 
-def table(images: Scores | None = None, handovers: Scores | None = None) -> dict[str, Any]:
-    return split_payload([EDGE, SERVER], SplitOptions(image_scores=images or {}, handover_scores=handovers or {}))
+def table(images: Scores | None = None, handovers: Scores | None = None) -> SplitReport:
+    return split_report([EDGE, SERVER], SplitOptions(image_scores=images or {}, handover_scores=handovers or {}))
 
 
-def kids(payload: dict[str, Any], key: str = "image_kid") -> list[float | None]:
-    return [row[key] for row in payload["rows"]]
+def kids(report: SplitReport, key: str = "image_kid") -> list[float | None]:
+    return [getattr(row, key) for row in report.rows]
 
 
 def test_a_score_stands_beside_its_own_step_count_and_precision_on_every_engine() -> None:
-    payload = table({0.4: [score(), score(0.9, precision="int8-cpu")]})
-    assert kids(payload) == [None, None, 0.25, 0.25, 0.9]  # c = 0, then 10 steps, 5, 5 on openvino, 5 in int8
-    assert kids(payload, "image_kid_error") == [None, None, 0.02, 0.02, 0.02]
-    page = to_markdown(split_document({**payload, "created": "now", "collafuse_edge": "0"}))
+    report = table({0.4: [score(), score(0.9, precision="int8-cpu")]})
+    assert kids(report) == [None, None, 0.25, 0.25, 0.9]  # c = 0, then 10 steps, 5, 5 on openvino, 5 in int8
+    assert kids(report, "image_kid_error") == [None, None, 0.02, 0.02, 0.02]
+    page = to_markdown(split_document(report, STAMP))
     assert page.count("| 0.25 +- 0.02 |") == 2
     assert page.count("| 0.9 +- 0.02 |") == 1
 
@@ -83,7 +87,7 @@ def test_the_score_of_a_hand_over_belongs_to_the_server_and_its_steps() -> None:
     of_tensors = score(3.0, head_sha256=None, steps=None, sampler=None, precision=None)
     assert kids(table(handovers={0.4: [of_tensors]}), "handover_kid") == [None, 3.0, 3.0, 3.0, 3.0]
     with pytest.raises(InputError, match=r"--handover-kid: .* it has server steps 6"):
-        table(handovers={0.4: [{**of_tensors, "server_steps": 6}]})
+        table(handovers={0.4: [replace(of_tensors, server_steps=6)]})
 
 
 def test_without_a_head_finished_images_are_the_servers() -> None:
@@ -97,8 +101,8 @@ def test_without_a_head_finished_images_are_the_servers() -> None:
 
 def test_a_part_of_an_older_release_is_not_asked_for_its_sampler() -> None:
     old = part("edge", row(0.4, 5, 15))
-    payload = split_payload([old, SERVER], SplitOptions(image_scores={0.4: [score(sampler=DDPM)]}))
-    assert kids(payload) == [None, 0.25]
+    report = split_report([old, SERVER], SplitOptions(image_scores={0.4: [score(sampler=DDPM)]}))
+    assert kids(report) == [None, 0.25]
 
 
 def test_from_infer_to_the_table_the_step_count_stays_with_the_score(tmp_path: Path) -> None:
@@ -111,6 +115,6 @@ def test_from_infer_to_the_table_the_step_count_stays_with_the_score(tmp_path: P
     rows = read_json(tmp_path / "out" / "report.json", "collafuse-bench")["rows"]
     of_2 = json.loads((tmp_path / "2.json").read_text())["kid_mean"]
     assert [(row["edge"]["steps"], row["image_kid"]) for row in rows] == [(5, None), (2, of_2)]
-    assert rows[0]["edge"]["sampler"] == DDIM
+    assert rows[0]["edge"]["sampler"] == DDIM.to_dict()
     line = refusal("bench", "split", product() / "edge.head", "--image-kid", f"0.5={tmp_path}/t.json")
     assert "is of no way in this report: it has weights none" in line

@@ -21,7 +21,8 @@ import json, sys
 from functools import partial
 from command_line import run_cli
 from fast_clock import FastClock
-from collafuse_benchmarks import energy_run, timing
+from collafuse_benchmarks.energy import run as energy_run
+from collafuse_benchmarks.measure import timing
 timing.MODES["quick"] = timing.Mode("quick", 1, 10, 0.0, 1)
 timing.SETTLE_S = 0.0
 energy_run.measure_energy = partial(energy_run.measure_energy, clock=FastClock())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ from collafuse_benchmarks.energy.result import (
     Window,
     raw_samples,
     sensor_energy,
-    window_dict,
 )
 from collafuse_benchmarks.energy.sensors.base import Sensor
 from collafuse_benchmarks.energy.sensors.meter import MeterLog
 from collafuse_benchmarks.measure.clock import SYSTEM_CLOCK, Clock
+from collafuse_benchmarks.measure.record import Record
 from collafuse_runtimes.errors import InputError
 
 Progress = Callable[[str, float], None]
@@ -75,6 +75,7 @@ class EnergyResult:
         sensors: figures per sensor; scopes may overlap, so they are never added up.
         reasons: of kinds of sensors that cannot be used here, one line each.
         complete: False where the run was stopped; unfinished windows are not in it.
+        stated: ``reason`` in the words of the file that the result was read from.
     """
 
     settings: EnergySettings
@@ -82,27 +83,57 @@ class EnergyResult:
     sensors: tuple[SensorEnergy, ...]
     reasons: dict[str, str]
     complete: bool
+    stated: str | None = None
 
     @property
     def reason(self) -> str | None:
         """Why there is no energy at all; None where there was a sensor."""
         if self.sensors:
             return None
-        return "; ".join(f"{name}: {why}" for name, why in self.reasons.items()) or "no sensor was given"
+        return self.stated or in_words(self.reasons) or "no sensor was given"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with every raw sample."""
-        line = self.timeline
-        return {
-            "settings": asdict(self.settings),
-            "complete": self.complete,
-            "idle_before": window_dict(line.idle_before),
-            "trials": [{**asdict(trial), "window": window_dict(trial.window)} for trial in line.trials],
-            "idle_after": window_dict(line.idle_after),
-            "energy": [asdict(sensor) for sensor in self.sensors] or None,
-            "reason": self.reason,
-            "reasons": dict(self.reasons),
-        }
+        return _Kept(
+            settings=self.settings,
+            complete=self.complete,
+            idle_before=self.timeline.idle_before,
+            trials=self.timeline.trials,
+            idle_after=self.timeline.idle_after,
+            energy=self.sensors or None,
+            reason=self.reason,
+            reasons=self.reasons,
+        ).to_dict()
+
+    @classmethod
+    def from_dict(cls, value: object) -> "EnergyResult":
+        """Inverse of ``to_dict``.
+
+        Raises:
+            InputError: names the field that is missing, unknown or odd.
+        """
+        kept = _Kept.from_dict(value)
+        timeline = Timeline(kept.idle_before, kept.trials, kept.idle_after)
+        return cls(kept.settings, timeline, kept.energy or (), kept.reasons, kept.complete, kept.reason)
+
+
+@dataclass(frozen=True)
+class _Kept(Record):
+    """An ``EnergyResult`` as its JSON is laid out."""
+
+    settings: EnergySettings
+    complete: bool
+    idle_before: Window | None
+    trials: tuple[Trial, ...]
+    idle_after: Window | None
+    energy: tuple[SensorEnergy, ...] | None
+    reason: str | None
+    reasons: dict[str, str]
+
+
+def in_words(reasons: Mapping[str, str]) -> str:
+    """Why each kind of sensor cannot be used, in one line; empty where there is none."""
+    return "; ".join(f"{name}: {why}" for name, why in reasons.items())
 
 
 class EnergyInterrupted(KeyboardInterrupt):

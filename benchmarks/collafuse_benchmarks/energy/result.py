@@ -1,19 +1,22 @@
 """What an energy measurement found: windows, trials, and per sensor the figures with their reasons."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from collafuse_benchmarks.energy.integrate import EnergyFigure, Samples
 from collafuse_benchmarks.energy.sensors.base import SensorInfo
+from collafuse_benchmarks.measure.record import Record
+from collafuse_runtimes.errors import InputError
 
-MEASURED, UNAVAILABLE = "measured", "unavailable"
+Label = Literal["measured", "unavailable"]
+Clock = Literal["monotonic", "unix"]
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Record):
     """A stretch of time on both clocks.
 
     Attributes:
@@ -21,6 +24,7 @@ class Window:
         begin_unix, end_unix: s, Unix time; the clock of a wall meter's file.
     """
 
+    derived: ClassVar = ("seconds",)
     begin: float
     end: float
     begin_unix: float
@@ -38,13 +42,17 @@ class Trial:
 
     Attributes:
         window: from before its first unit of work to after its last.
-        images: made in it.
+        images: made in it, 1 and more.
         units: calls of the work in it.
     """
 
     window: Window
     images: int
     units: int
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise InputError(f"images {self.images} out of range: valid are 1 and more")
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Statistic:
         reason: one line, what is missing; None where every trial counts.
     """
 
-    label: str
+    label: Label
     mean: float | None
     std: float | None
     trials: int
@@ -109,11 +117,15 @@ class RawSamples:
         vanished: s, when the sensor was lost for good; None where it was not.
     """
 
-    clock: str
+    clock: Clock
     times: tuple[float, ...]
     values: tuple[float, ...]
     dropped: tuple[float, ...]
     vanished: float | None
+
+    def __post_init__(self) -> None:
+        if len(self.times) != len(self.values):
+            raise InputError(f"{len(self.times)} times and {len(self.values)} values; valid: as many of both")
 
 
 @dataclass(frozen=True)
@@ -200,31 +212,12 @@ def _gross_reason(trials: Sequence[TrialEnergy]) -> str | None:
 def _statistic(values: Sequence[float | None], reason: str | None) -> Statistic:
     found = [value for value in values if value is not None]
     if not found:
-        return Statistic(UNAVAILABLE, None, None, 0, reason)
+        return Statistic("unavailable", None, None, 0, reason)
     std = float(np.std(found, ddof=1)) if len(found) > 1 else None
-    return Statistic(MEASURED, float(np.mean(found)), std, len(found), reason)
+    return Statistic("measured", float(np.mean(found)), std, len(found), reason)
 
 
-def raw_samples(clock: str, samples: Samples, vanished: float | None) -> RawSamples:
+def raw_samples(clock: Clock, samples: Samples, vanished: float | None) -> RawSamples:
     """Arrays to plain numbers."""
     times, values, dropped = (tuple(array.tolist()) for array in (samples.times, samples.values, samples.dropped))
     return RawSamples(clock, times, values, dropped, vanished)
-
-
-def window_dict(window: Window | None) -> dict[str, Any] | None:
-    """JSON-ready, with its length."""
-    return None if window is None else {**asdict(window), "seconds": window.seconds}
-
-
-def timeline_from_dict(energy: Mapping[str, Any]) -> Timeline:
-    """The windows of an ``EnergyResult.to_dict``."""
-
-    def window(stated: Mapping[str, float] | None) -> Window | None:
-        return None if stated is None else Window(**{f.name: stated[f.name] for f in fields(Window)})
-
-    trials = [(window(trial["window"]), trial["images"], trial["units"]) for trial in energy["trials"]]
-    return Timeline(
-        window(energy["idle_before"]),
-        tuple(Trial(span, images, units) for span, images, units in trials if span is not None),
-        window(energy["idle_after"]),
-    )

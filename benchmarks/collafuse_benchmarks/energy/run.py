@@ -2,25 +2,99 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
 
-from collafuse_benchmarks.energy.measurement import EnergyInterrupted, EnergySettings, Progress, measure_energy
-from collafuse_benchmarks.energy.sensors import Found
-from collafuse_benchmarks.latency.run import prepare
-from collafuse_benchmarks.measure.summary import summarise
-from collafuse_benchmarks.measure.workload import (
-    Workload,
-    check_engine,
-    describe_engine,
-    describe_subject,
-    require_right,
+from collafuse_benchmarks.energy.measurement import (
+    EnergyInterrupted,
+    EnergyResult,
+    EnergySettings,
+    Progress,
+    measure_energy,
 )
+from collafuse_benchmarks.energy.sensors import Found
+from collafuse_benchmarks.latency.run import Build, prepare
+from collafuse_benchmarks.measure.record import Facts, Record
+from collafuse_benchmarks.measure.subject import EngineUse, OutputCheck, Subject, describe_engine, describe_subject
+from collafuse_benchmarks.measure.summary import Summary, summarise
+from collafuse_benchmarks.measure.workload import Workload, check_engine
 from collafuse_runtimes.device.state import changes, read_device_state
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.files.bundle import HeadBundle
 from collafuse_runtimes.files.handover import Handover
 
 KIND = "energy"
+
+
+@dataclass(frozen=True)
+class Calls(Record):
+    """Times of every head call of the trials, in order."""
+
+    derived: ClassVar = ("summary",)
+    samples_ms: tuple[float, ...]
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """Of the samples; None where there are none."""
+        return summarise(self.samples_ms)
+
+
+@dataclass(frozen=True)
+class EnergyReport(Record):
+    """Outcome of ``measure_head_energy``, also of one that was broken off (``complete`` is false then).
+
+    Attributes:
+        subject: head, plan and tensors.
+        engine: its name, options and arithmetic.
+        batch: images at once.
+        build: of TensorRT engines.
+        state_before, state_after: of the machine.
+        changes: between the two, in words.
+        check: of what the engine computes, after the trials.
+        complete: whether the measurement came to its end.
+        call_ms: times of the head calls.
+        energy: windows, trials and what every sensor saw.
+    """
+
+    subject: Subject
+    engine: EngineUse
+    batch: int
+    build: Build | None
+    state_before: Facts
+    state_after: Facts | None
+    changes: tuple[str, ...]
+    check: OutputCheck | None
+    complete: bool
+    call_ms: Calls
+    energy: EnergyResult
+
+
+def measure_work_energy(
+    work: Callable[[], int],
+    found: Found,
+    settings: EnergySettings,
+    *,
+    keep: Callable[[EnergyResult], None],
+    on_progress: Progress | None = None,
+) -> EnergyResult:
+    """``measure_energy`` by the sensors of this machine.
+
+    Args:
+        keep: given the result so far between two windows, at the end, and where it is broken off.
+
+    Raises:
+        EnergyInterrupted, InputError: as ``measure_energy``.
+    """
+    try:
+        result = measure_energy(
+            work, found.sensors, settings, reasons=found.reasons, on_progress=on_progress, on_result=keep
+        )
+    except EnergyInterrupted as stopped:
+        keep(stopped.result)
+        raise
+    keep(result)
+    return result
 
 
 def measure_head_energy(
@@ -33,19 +107,14 @@ def measure_head_energy(
     options: EngineOptions,
     steps: int | None = None,
     batch: int = 1,
-    on_report: Callable[[dict[str, Any]], None] = lambda _: None,
+    on_report: Callable[[EnergyReport], None] = lambda _: None,
     on_progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> EnergyReport:
     """Measure head calls on one engine; without a sensor their times alone, and why there is no energy.
 
     Args:
         found: the sensors of this machine.
         on_report: given the report so far between two windows and at the end, or, broken off, what there is of it.
-
-    Returns:
-        The report, JSON-ready: ``subject``, ``engine``, ``batch``, ``build``, ``state_before``, ``state_after``,
-        ``changes``, ``call_ms`` (``samples_ms`` and ``summary`` of every head call of the trials), ``energy``
-        (``EnergyResult.to_dict``), ``check``, ``complete``.
 
     Raises:
         KeyboardInterrupt: it was broken off; ``on_report`` has what there is.
@@ -56,17 +125,8 @@ def measure_head_energy(
     load = Workload(bundle, handover, count, batch)
     engine = open_engine(bundle, engine_name, options)
     before = read_device_state()
-    report: dict[str, Any] = {
-        "subject": describe_subject(bundle, handover, count),
-        "engine": describe_engine(engine, options),
-        "batch": batch,
-        "build": prepare(bundle, engine_name, options),
-        "state_before": before.to_dict(),
-        "state_after": None,
-        "changes": [],
-        "check": None,
-        "complete": False,
-    }
+    subject, use = describe_subject(bundle, handover, count), describe_engine(engine, options)
+    build = prepare(bundle, engine_name, options)
     stamps: list[float] = []
 
     def work() -> int:
@@ -75,30 +135,23 @@ def measure_head_energy(
         stamps.append((time.perf_counter() - begun) * 1e3)
         return done
 
-    def with_energy(energy: dict[str, Any]) -> dict[str, Any]:
-        counted = stamps[settings.warmup :]
-        summary = summarise(counted)
-        calls = {"samples_ms": counted, "summary": None if summary is None else summary.to_dict()}
-        return {**report, "call_ms": calls, "energy": energy}
+    def report_of(energy: EnergyResult) -> EnergyReport:
+        calls = Calls(tuple(stamps[settings.warmup :]))
+        return EnergyReport(subject, use, batch, build, before.to_dict(), None, (), None, False, calls, energy)
 
     with engine:
-        try:
-            result = measure_energy(
-                work,
-                found.sensors,
-                settings,
-                reasons=found.reasons,
-                on_progress=on_progress,
-                on_result=lambda so_far: on_report(with_energy(so_far.to_dict())),
-            )
-        except EnergyInterrupted as stopped:
-            on_report(with_energy(stopped.result.to_dict()))
-            raise
-        on_report(with_energy(result.to_dict()))
-        report["check"] = check_engine([load], engine)
+        result = measure_work_energy(
+            work, found, settings, keep=lambda energy: on_report(report_of(energy)), on_progress=on_progress
+        )
+        check = check_engine([load], engine)
     after = read_device_state()
-    report |= {"state_after": after.to_dict(), "changes": list(changes(before, after)), "complete": result.complete}
-    whole = with_energy(result.to_dict())
+    whole = replace(
+        report_of(result),
+        state_after=after.to_dict(),
+        changes=tuple(changes(before, after)),
+        check=check,
+        complete=result.complete,
+    )
     on_report(whole)
-    require_right(report["check"], f"{bundle.path} on {engine_name}")
+    check.require_passed(f"{bundle.path} on {engine_name}")
     return whole

@@ -7,22 +7,19 @@ end to end  from a hand-over file to PNG images in memory: read, check, finish, 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from collafuse_benchmarks.latency.cold_start import ColdStart, cold_start
 from collafuse_benchmarks.measure.memory import Memory, free_device_bytes, peak_bytes, reset_peak
-from collafuse_benchmarks.measure.summary import summarise
+from collafuse_benchmarks.measure.record import Facts, Record
+from collafuse_benchmarks.measure.subject import EngineUse, OutputCheck, Subject, describe_engine, describe_subject
+from collafuse_benchmarks.measure.summary import Summary, summarise
 from collafuse_benchmarks.measure.timing import Measure, Mode, collect, host_timed
-from collafuse_benchmarks.measure.workload import (
-    Workload,
-    check_engine,
-    describe_engine,
-    describe_subject,
-    require_right,
-)
+from collafuse_benchmarks.measure.workload import Workload, check_engine
 from collafuse_runtimes.device.state import changes, read_device_state
 from collafuse_runtimes.engines import DEFAULTS, ENGINES, Engine, EngineOptions, open_engine
 from collafuse_runtimes.engines.trt.binding import MODULES
@@ -37,7 +34,7 @@ EVENTS = "CUDA events"
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Record):
     """Samples of one scope and batch; with ``reason`` where there are none.
 
     Attributes:
@@ -47,20 +44,38 @@ class Series:
         samples_ms: every sample, in order.
     """
 
+    derived: ClassVar = ("summary",)
     scope: str
     batch: int
     clock: str
     samples_ms: tuple[float, ...]
     reason: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the summary."""
-        summary = summarise(self.samples_ms)
-        return {**asdict(self), "summary": None if summary is None else summary.to_dict()}
+    @cached_property
+    def summary(self) -> Summary | None:
+        """Of the samples; None where there are none."""
+        return summarise(self.samples_ms)
 
 
 @dataclass(frozen=True)
-class LatencyReport:
+class Build(Record):
+    """How a TensorRT engine came to be there.
+
+    Attributes:
+        hit: whether it was in the cache.
+        reason: why, or why not.
+        seconds: of its build.
+        inspection: the types of its convolutions, in words.
+    """
+
+    hit: bool
+    reason: str
+    seconds: float
+    inspection: str
+
+
+@dataclass(frozen=True)
+class LatencyReport(Record):
     """Outcome of ``measure_latency``, also of one that was broken off (``complete`` is false then).
 
     Attributes:
@@ -70,7 +85,7 @@ class LatencyReport:
         batches: images at once, in the order measured.
         state_before, state_after: of the machine.
         changes: between the two, in words.
-        build: TensorRT engines: whether the engine was in the cache, why, and the seconds of its build.
+        build: of TensorRT engines.
         load_ms: entering the engine once, in this process; a build is not in it.
         cold_starts: fresh processes.
         series: one per scope and batch.
@@ -79,29 +94,20 @@ class LatencyReport:
         complete: whether the measurement came to its end.
     """
 
-    subject: dict[str, Any]
-    engine: dict[str, Any]
+    subject: Subject
+    engine: EngineUse
     mode: Mode
     batches: tuple[int, ...]
-    state_before: dict[str, Any]
-    state_after: dict[str, Any] | None = None
+    state_before: Facts
+    state_after: Facts | None = None
     changes: tuple[str, ...] = ()
-    build: dict[str, Any] | None = None
+    build: Build | None = None
     load_ms: float | None = None
     cold_starts: tuple[ColdStart, ...] = ()
     series: tuple[Series, ...] = ()
     memory: tuple[Memory, ...] = ()
-    check: dict[str, Any] | None = None
+    check: OutputCheck | None = None
     complete: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with every sample."""
-        return {
-            **asdict(self),
-            "series": [series.to_dict() for series in self.series],
-            "cold_starts": [asdict(start) for start in self.cold_starts],
-            "memory": [memory.to_dict() for memory in self.memory],
-        }
 
 
 OnReport = Callable[[LatencyReport], None]
@@ -173,18 +179,18 @@ def measure_latency(
     )
     on_report(report)
     assert report.check is not None
-    require_right(report.check, f"{bundle.path} on {engine_name}")
+    report.check.require_passed(f"{bundle.path} on {engine_name}")
     return report
 
 
-def prepare(bundle: HeadBundle, engine_name: str, options: EngineOptions) -> dict[str, Any] | None:
+def prepare(bundle: HeadBundle, engine_name: str, options: EngineOptions) -> Build | None:
     """Build the TensorRT engine where one is needed, so that its build is in no figure; None for other engines."""
     if engine_name not in MODULES or options.trust_bundle:
         return None
     from collafuse_runtimes.engines.trt.prepare import build_engine, print_progress
 
     built = build_engine(bundle, engine_name, options, on_progress=print_progress)
-    return {"hit": built.hit, "reason": built.reason, "seconds": built.seconds, "inspection": built.inspection}
+    return Build(built.hit, built.reason, built.seconds, built.inspection)
 
 
 def is_on_gpu(engine_name: str) -> bool:

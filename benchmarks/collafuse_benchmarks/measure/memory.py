@@ -1,10 +1,10 @@
 """Peak memory of this process and what an engine takes of the GPU's."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from collafuse_benchmarks.measure.record import Record
 from collafuse_runtimes.engines.cuda_device import ask, cuda_runtime, device_info, select_device
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
@@ -13,7 +13,7 @@ RESET_PEAK = "5"
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Record):
     """Bytes, or why there is no figure.
 
     Attributes:
@@ -31,10 +31,6 @@ class Memory:
     since: str
     device: int | None
     device_reason: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def reset_peak() -> bool:

@@ -1,10 +1,12 @@
 """Figures of a list of samples, each only where the samples carry it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from collafuse_benchmarks.measure.record import Record
 
 PERCENTILES = {90: 64, 95: 130, 99: 662}
 """Samples a percentile needs: MLPerf inference rules, early stopping."""
@@ -15,7 +17,7 @@ MAX_CV = 0.025
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Record):
     """Of samples in one unit.
 
     Attributes:
@@ -38,10 +40,6 @@ class Summary:
     interval: tuple[float, float] | None
     cv: float | None
     is_steady: bool | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def summarise(samples: Sequence[float]) -> Summary | None:

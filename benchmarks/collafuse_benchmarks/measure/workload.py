@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from collafuse_benchmarks.measure.subject import OutputCheck
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import require_same_plan
 from collafuse_runtimes.disk.scratch import scratch_folder
-from collafuse_runtimes.engines import Engine, EngineOptions
+from collafuse_runtimes.engines import Engine
 from collafuse_runtimes.engines.base import Labels, OnStep
-from collafuse_runtimes.errors import CheckFailed, InputError
+from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.bundle import HeadBundle
 from collafuse_runtimes.files.handover import Handover, read_handover, write_handover
 from collafuse_runtimes.files.images import encode_png
@@ -83,15 +83,11 @@ class Workload:
         return sum(len(encode_png(image)) for image in images)
 
 
-def check_engine(workloads: Sequence[Workload], engine: Engine) -> dict[str, Any]:
+def check_engine(workloads: Sequence[Workload], engine: Engine) -> OutputCheck:
     """Is what was timed right? The golden trajectories hold, a batch gives its own images, and the same ones again.
 
     Args:
         workloads: of that engine's bundle, one for each batch size that was timed.
-
-    Returns:
-        JSON-ready: ``verify`` (``VerifyReport``), ``repeat_max_abs`` (two runs of one batch, the worst; None where a
-        run gave NaN), ``batches_differ`` (None where there was one batch only), ``passed``.
     """
     report = verify_engine(engine)
     repeats, differ = [], []
@@ -102,54 +98,9 @@ def check_engine(workloads: Sequence[Workload], engine: Engine) -> dict[str, Any
             differ.append(not np.array_equal(first, other))
     distances = [repeat.max_abs for repeat in repeats]
     wanted = tolerance_of(engine)
-    return {
-        "verify": report.to_dict(),
-        "repeat_max_abs": None if None in distances else max(d for d in distances if d is not None),
-        "batches_differ": all(differ) if differ else None,
-        "passed": report.passed and all(repeat.meets(wanted) for repeat in repeats) and all(differ),
-    }
-
-
-def require_right(check: dict[str, Any], what: str) -> None:
-    """Do nothing, or refuse the figures of an engine that computes something else.
-
-    Raises:
-        CheckFailed: says which check.
-    """
-    if check["passed"]:
-        return
-    if not check["verify"]["passed"]:
-        why = "its golden trajectories do not hold"
-    elif check["batches_differ"] is False:
-        why = "two different batches gave the same images"
-    else:
-        why = f"the same batch gave images {check['repeat_max_abs']} apart"
-    raise CheckFailed(f"{what}: {why}, so its times mean nothing; run `collafuse-edge verify` on this head")
-
-
-def describe_subject(bundle: HeadBundle, handover: Handover, steps: int) -> dict[str, Any]:
-    """What was measured, JSON-ready."""
-    return {
-        "bundle": bundle.path.name,
-        "model_sha256": bundle.model_sha256,
-        "network": asdict(bundle.network),
-        "plan": bundle.plan.to_dict(),
-        "fingerprint": bundle.plan.fingerprint,
-        "precision": bundle.precision,
-        "opset": bundle.opset,
-        "sampler": bundle.sampler.to_dict(),
-        "steps": steps,
-        "handover": {
-            "count": len(handover),
-            "seed": handover.seed,
-            "first_index": handover.first_index,
-            "server_sha256": handover.server_sha256,
-        },
-    }
-
-
-def describe_engine(engine: Engine, options: EngineOptions) -> dict[str, Any]:
-    """Which engine ran and what it was told, JSON-ready; of paths the last part alone."""
-    stated = {name: v.name if isinstance(v, Path) else v for name, v in asdict(options).items() if v is not None}
-    arithmetic = engine.arithmetic or engine.bundle.precision
-    return {"name": engine.name, "options": stated, "arithmetic": arithmetic, "tf32": engine.tf32}
+    return OutputCheck(
+        verify=report,
+        repeat_max_abs=None if None in distances else max(d for d in distances if d is not None),
+        batches_differ=all(differ) if differ else None,
+        passed=report.passed and all(repeat.meets(wanted) for repeat in repeats) and all(differ),
+    )

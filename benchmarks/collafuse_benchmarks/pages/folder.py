@@ -3,21 +3,21 @@
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.pages.document import Document, to_html, to_markdown
 from collafuse_runtimes import __version__
 from collafuse_runtimes.disk.atomic import write_bytes
 from collafuse_runtimes.disk.found import peek, require_replaceable
 from collafuse_runtimes.disk.lock import hold
 from collafuse_runtimes.disk.partial import hidden
-from collafuse_runtimes.errors import ArtefactError, CollafuseError
+from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
 from collafuse_runtimes.files.sealed import read_json, write_json
-from collafuse_runtimes.text import one_line
 
 FORMAT = "collafuse-bench"
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
@@ -26,17 +26,55 @@ NO_PLOTS = (
     "makes the page later, on any machine"
 )
 
-MakeDocument = Callable[[dict[str, Any]], Document]
+Report = TypeVar("Report", bound=Record)
 
 
-class ReportFolder:
+@dataclass(frozen=True)
+class Stamp(Record):
+    """What every report begins with.
+
+    Attributes:
+        kind: which report.
+        created: UTC, ISO 8601.
+        collafuse_edge: version that measured.
+    """
+
+    kind: str
+    created: str
+    collafuse_edge: str
+
+
+MakeDocument = Callable[[Report, Stamp], Document]
+
+
+@dataclass(frozen=True)
+class Stamped(Generic[Report]):
+    """A report as its file holds it, whole or broken off."""
+
+    stamp: Stamp
+    report: Report
+    make_document: MakeDocument[Report]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """Of report.json."""
+        return {**self.stamp.to_dict(), **self.report.to_dict()}
+
+    def document(self) -> Document:
+        """Its page."""
+        return self.make_document(self.report, self.stamp)
+
+
+class ReportFolder(Generic[Report]):
     """Saves a running measurement; leaving the ``with`` block, broken off or not, writes the pages of what was saved.
 
     The folder is made with the first save. report.json is replaced in one step each time, so whatever ends the
     process, the samples of a few seconds ago are there, until the same command is run again.
     """
 
-    def __init__(self, folder: Path | None, kind: str, make_document: MakeDocument, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, kind: str, make_document: MakeDocument[Report], *, overwrite: bool = False
+    ) -> None:
         """``folder`` None keeps nothing.
 
         Raises:
@@ -46,12 +84,12 @@ class ReportFolder:
         if folder is not None:
             require_place(folder, overwrite=overwrite)
         self._lock = ExitStack()
-        self._folder, self._kind, self._make_document = folder, kind, make_document
-        self._created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self.payload: dict[str, Any] | None = None
+        self._folder, self._make_document = folder, make_document
+        self._stamp = Stamp(kind, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), __version__)
+        self.saved: Stamped[Report] | None = None
         self.note: str | None = None
 
-    def __enter__(self) -> "ReportFolder":
+    def __enter__(self) -> "ReportFolder[Report]":
         """Raises InputError where another process is measuring into this folder."""
         if self._folder is not None:
             self._lock.enter_context(hold(self._folder, hidden(self._folder, "lock"), "is being measured"))
@@ -62,36 +100,36 @@ class ReportFolder:
             self._write_pages(kind)
 
     def _write_pages(self, kind: type[BaseException] | None) -> None:
-        if self._folder is None or self.payload is None:
+        if self._folder is None or self.saved is None:
             return
         try:
-            self.note = write_pages(self._folder, render(self._make_document(self.payload)))
+            self.note = write_pages(self._folder, render(self.saved.document()))
         except ArtefactError:
             if kind is None or not issubclass(kind, CollafuseError):  # the first error says more
                 raise
 
-    def save(self, report: dict[str, Any]) -> None:
+    def save(self, report: Report) -> None:
         """Replace report.json.
 
         Raises:
             ArtefactError: it cannot be written; the one before is intact.
         """
-        payload = {"kind": self._kind, "created": self._created, "collafuse_edge": __version__, **report}
+        saved = Stamped(self._stamp, report, self._make_document)
         if self._folder is not None:
             was_there = self._folder.exists()
             self._folder.mkdir(exist_ok=True)
             try:
-                write_json(self._folder / JSON, FORMAT, payload)
+                write_json(self._folder / JSON, FORMAT, saved.payload)
             except ArtefactError:
                 if not was_there:
                     with suppress(OSError):
                         self._folder.rmdir()
                 raise
-        self.payload = payload
+        self.saved = saved
 
 
 def read_report(path: Path, kind: str | None = None) -> dict[str, Any]:
-    """The payload of a report, from its folder or its JSON file.
+    """The payload of a report, from its folder or its JSON file; its fields are not checked.
 
     Raises:
         ArtefactError: missing, damaged, or of another kind than ``kind``.
@@ -103,18 +141,18 @@ def read_report(path: Path, kind: str | None = None) -> dict[str, Any]:
     return payload
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """For what is done with the payload of a report from outside.
+def read_fields(path: Path, payload: Mapping[str, Any], kind: type[Report]) -> tuple[Stamp, Report]:
+    """What a report's payload says, every field checked; ``path`` names it in errors.
 
     Raises:
-        ArtefactError: the block stumbled over a field that is missing or of another type.
+        ArtefactError: names the field that is missing, unknown, of another type or of an odd value.
     """
+    names = {field.name for field in fields(Stamp)}
+    stamp, body = ({k: v for k, v in payload.items() if (k in names) is wanted} for wanted in (True, False))
     try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        why = one_line(f"{type(error).__name__}: {error}", 120)
-        raise ArtefactError(f"{path} lacks or mistypes a field ({why}); measure again with this release") from None
+        return Stamp.from_dict(stamp), kind.from_dict(body)
+    except InputError as error:
+        raise ArtefactError(f"{path}: {error}; measure again with this release") from None
 
 
 @dataclass(frozen=True)
@@ -163,6 +201,7 @@ def require_place(folder: Path, *, overwrite: bool) -> None:
 
 def _is_broken_off(folder: Path) -> bool:
     try:
-        return peek(folder / JSON)["complete"] is False
-    except (ArtefactError, OSError, ValueError, LookupError, TypeError, RecursionError):
+        found = peek(folder / JSON)
+    except (ArtefactError, OSError, ValueError, LookupError, TypeError, RecursionError):  # as ``peek`` states
         return False
+    return isinstance(found, dict) and found.get("complete") is False

@@ -41,13 +41,21 @@ def distributions(samples: Mapping[str, Sequence[float]], unit: str) -> str:
 
     def plot(axes: "Axes") -> None:
         for colour, (name, values) in zip(_colours(len(samples)), samples.items(), strict=True):
-            counts, edges = np.histogram(values, bins=min(60, max(10, len(values) // 8)))
+            counts, edges = np.histogram(values, bins=min(60, max(10, len(values) // 8)), range=_range(values))
             axes.stairs(counts / counts.max(), edges, fill=True, alpha=0.55, label=name, color=colour)
         axes.set_xlabel(unit)
         axes.set_ylabel("frequency, relative to the highest bar")
         axes.legend()
 
     return draw(plot)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the largest, with room for bins where they are nearly the same."""
+    low, high = min(values), max(values)
+    slack = 1e-9 * max(abs(low), abs(high))
+    margin = 0.5 + slack if high - low <= slack else 0.0
+    return low - margin, high + margin
 
 
 def in_order(samples: Sequence[float], unit: str) -> str:

@@ -3,19 +3,21 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from typing import Any
+from typing import Any, Literal
 
+from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.pages.document import figure
 from collafuse_benchmarks.split.table import SplitRow
 from collafuse_runtimes.errors import InputError
 
+By = Literal["total_j", "total_ms"]
 ABOVE_BEST = "--max-kid-above-best"
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(Record):
     """What a way must keep; None is no limit.
 
     Attributes:
@@ -105,7 +107,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     """Outcome of ``choose``.
 
     Attributes:
@@ -117,14 +119,15 @@ class Choice:
     """
 
     row: SplitRow | None
-    by: str
+    by: By
     admissible: int
     advice: tuple[str, ...]
     quality: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**asdict(self), "row": None if self.row is None else self.row.to_dict()}
+        """JSON-ready; the title of ``row`` stands in the table alone."""
+        row = None if self.row is None else self.row.to_dict()
+        return {**super().to_dict(), "row": row and {name: value for name, value in row.items() if name != "title"}}
 
 
 def choose(rows: Sequence[SplitRow], limits: Limits) -> Choice:
@@ -141,7 +144,7 @@ def choose(rows: Sequence[SplitRow], limits: Limits) -> Choice:
             return Choice(None, "total_ms", 0, (f"{unknown} (--image-kid)",))
         most = min(_image_kid(row) for row in scored) + limits.max_kid_above_best
         kept = [row for row in scored if _image_kid(row) <= most]
-    by = "total_j" if kept and all(row.total_j is not None for row in kept) else "total_ms"
+    by: By = "total_j" if kept and all(row.total_j is not None for row in kept) else "total_ms"
     if kept:
         row = min(kept, key=lambda row: (getattr(row, by), row.total_ms))
         return Choice(row, by, len(kept), (), _quality(row))

@@ -3,26 +3,34 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
+from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings, Progress
+from collafuse_benchmarks.energy.run import measure_work_energy
+from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.latency.run import prepare
 from collafuse_benchmarks.measure.timing import Measure, Mode, Turns, collect_in_turns, host_timed
-from collafuse_benchmarks.measure.workload import Workload, check_engine, require_right
-from collafuse_benchmarks.split.parts import Part, Row, golden_handover, machine_name, require_one_family
-from collafuse_runtimes.device.state import changes, read_device_state
+from collafuse_benchmarks.measure.workload import Workload, check_engine
+from collafuse_benchmarks.split.parts import (
+    Name,
+    NoEnergy,
+    Part,
+    Row,
+    Weights,
+    golden_handover,
+    machine_name,
+    require_one_family,
+)
+from collafuse_runtimes.device.state import DeviceState, changes, read_device_state
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.engines import Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
 from collafuse_runtimes.files.bundle import HeadBundle
 
-KeepEnergy = Callable[[dict[str, Any] | None], None]
-MeasureEnergy = Callable[[Callable[[], int], str, KeepEnergy], None]
-"""Told (work that returns how many images it made, name, what to give each ``EnergyResult.to_dict`` to)."""
+OnParts = Callable[[tuple[Part, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -49,32 +57,104 @@ class ServerWork:
     run: Callable[[int], Float32Array]
     steps: int
     name: str
-    network: dict[str, Any]
+    network: Weights
     engine: str
     note: str | None
 
 
 @dataclass
 class _Way:
-    side: str
+    side: Name
     row: Row
     measure: Measure
     work: Callable[[], int]
     check: Callable[[], None]
+
+    @property
+    def title(self) -> str:
+        return f"{self.row.name}, {self.row.steps} steps, {self.row.engine}"
+
+
+@dataclass
+class _Run:
+    """The rows of one measurement as they come; everything that changes one is told to ``on_parts``."""
+
+    ways: Sequence[_Way]
+    plan: SplitPlan
+    mode: Mode
+    before: DeviceState
+    on_parts: OnParts
+
+    def parts(self, after: DeviceState | None = None) -> tuple[Part, ...]:
+        """One for each side that has a row; whole once the state after the measurement is known."""
+        sides: tuple[Name, ...] = ("server", "edge")
+        rows = {side: tuple(way.row for way in self.ways if way.side == side) for side in sides}
+        return tuple(
+            Part(
+                side=side,
+                plan=self.plan,
+                family=self.plan.fingerprint,
+                machine=machine_name(self.before),
+                state_before=self.before.to_dict(),
+                state_after=None if after is None else after.to_dict(),
+                changes=() if after is None else tuple(changes(self.before, after)),
+                mode=self.mode.name,
+                rows=rows[side],
+                complete=after is not None,
+            )
+            for side in sides
+            if rows[side]
+        )
+
+    def keep_turns(self, samples: Turns) -> None:
+        for i, way in enumerate(self.ways):
+            turns = samples[str(i)]
+            way.row = replace(way.row, samples_ms=tuple(chain(*turns)), turns=tuple(map(len, turns)))
+        self.on_parts(self.parts())
+
+    def measure_energy(self, way: _Way, found: Found, settings: EnergySettings, on_phase: Progress) -> None:
+        """Without a sensor no time is spent on it, and the reason is kept."""
+
+        def keep(energy: EnergyResult | NoEnergy) -> None:
+            way.row = replace(way.row, energy=energy)
+            self.on_parts(self.parts())
+
+        def tell(phase: str, share: float) -> None:
+            on_phase(f"energy of {way.title}: {phase}", share)
+
+        if found.sensors:
+            measure_work_energy(way.work, found, settings, keep=keep, on_progress=tell)
+        else:
+            keep(NoEnergy.because(found.reasons))
+
+    def check(self, way: _Way) -> list[CheckFailed]:
+        """Nothing where its output is right."""
+        failures = []
+        try:
+            way.check()
+        except CheckFailed as failure:
+            failures.append(failure)
+        way.row = replace(way.row, is_right=not failures)
+        self.on_parts(self.parts())
+        return failures
 
 
 def measure_parts(
     edges: Sequence[EdgeWork],
     servers: Sequence[ServerWork],
     mode: Mode,
+    found: Found,
+    energy: EnergySettings,
     *,
-    measure_energy: MeasureEnergy,
-    on_parts: Callable[[tuple[Part, ...]], None] = lambda _: None,
+    on_parts: OnParts = lambda _: None,
     on_turn: Callable[[int, int], None] = lambda *_: None,
+    on_phase: Progress = lambda *_: None,
 ) -> tuple[Part, ...]:
     """A part for each side that has work; one image at a time, all ways in turns.
 
     Args:
+        found: sensors that see the energy; where there is none, no time is spent on it.
+        energy: how long it is measured, for every way.
         on_parts: given the parts so far, first without a sample, then after every turn and every energy measurement;
             what it was last given is what an interruption leaves.
 
@@ -88,56 +168,18 @@ def measure_parts(
     with ExitStack() as stack:
         opened: dict[tuple[str, str], Engine] = {}
         ways = [_edge_way(edge, opened, stack) for edge in edges] + [_server_way(work) for work in servers]
-        state = before.to_dict()
-
-        def parts(complete: bool = False, after: dict[str, Any] | None = None, changed: Sequence[str] = ()) -> Any:
-            sides = {side: tuple(way.row for way in ways if way.side == side) for side in ("server", "edge")}
-            return tuple(
-                Part(side, plan, machine_name(state), state, after, tuple(changed), mode.name, rows, complete)
-                for side, rows in sides.items()
-                if rows
-            )
-
-        def save(samples: Turns) -> None:
-            for i, way in enumerate(ways):
-                turns = samples[str(i)]
-                way.row = replace(way.row, samples_ms=tuple(chain(*turns)), turns=tuple(map(len, turns)))
-            on_parts(parts())
-
-        on_parts(parts())
-        save(collect_in_turns({str(i): way.measure for i, way in enumerate(ways)}, mode, save, on_turn=on_turn))
+        run = _Run(ways, plan, mode, before, on_parts)
+        on_parts(run.parts())
+        measures = {str(i): way.measure for i, way in enumerate(ways)}
+        run.keep_turns(collect_in_turns(measures, mode, run.keep_turns, on_turn=on_turn))
         for way in ways:
-            measure_energy(way.work, _title(way), partial(_keep_energy, way, lambda: on_parts(parts())))
-        failures = []
-        for way in ways:
-            failures += _failure_of(way)
-            on_parts(parts())
-    end = read_device_state()
-    whole: tuple[Part, ...] = parts(True, end.to_dict(), changes(before, end))
+            run.measure_energy(way, found, energy, on_phase)
+        failures = [failure for way in ways for failure in run.check(way)]
+    whole = run.parts(read_device_state())
     on_parts(whole)
     for failure in failures:
         raise failure
     return whole
-
-
-def _keep_energy(way: _Way, save: Callable[[], None], energy: dict[str, Any] | None) -> None:
-    way.row = replace(way.row, energy=energy)
-    save()
-
-
-def _failure_of(way: _Way) -> list[CheckFailed]:
-    """Nothing where its output is right."""
-    try:
-        way.check()
-    except CheckFailed as failure:
-        way.row = replace(way.row, is_right=False)
-        return [failure]
-    way.row = replace(way.row, is_right=True)
-    return []
-
-
-def _title(way: _Way) -> str:
-    return f"{way.row.name}, {way.row.steps} steps, {way.row.engine}"
 
 
 def _edge_way(edge: EdgeWork, opened: dict[tuple[str, str], Engine], stack: ExitStack) -> _Way:
@@ -146,27 +188,23 @@ def _edge_way(edge: EdgeWork, opened: dict[tuple[str, str], Engine], stack: Exit
         prepare(bundle, edge.engine, edge.options)
         opened[key] = stack.enter_context(open_engine(bundle, edge.engine, edge.options))
     engine, load = opened[key], Workload(bundle, golden_handover(bundle), edge.steps)
-    network = {
-        "preset": bundle.network.preset,
-        "parameters": bundle.network.parameters,
-        "weights_sha256": bundle.network.weights_sha256,
-    }
+    network = Weights(bundle.network.preset, bundle.network.parameters, bundle.network.weights_sha256)
     row = Row(
-        bundle.plan.cut_ratio,
-        edge.steps,
-        bundle.path.name,
-        network,
-        edge.engine,
-        bundle.precision,
-        (),
-        sampler=bundle.sampler.to_dict(),
+        cut_ratio=bundle.plan.cut_ratio,
+        steps=edge.steps,
+        name=bundle.path.name,
+        network=network,
+        engine=edge.engine,
+        precision=bundle.precision,
+        samples_ms=(),
+        sampler=bundle.sampler,
     )
     return _Way(
         "edge",
         row,
         host_timed(lambda i: load.denoise(engine, i)),
         lambda: len(load.denoise(engine, 0)),
-        lambda: require_right(check_engine([load], engine), f"{bundle.path} on {edge.engine}"),
+        lambda: check_engine([load], engine).require_passed(f"{bundle.path} on {edge.engine}"),
     )
 
 

@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from collafuse_benchmarks.measure.record import Facts, Record
 from collafuse_benchmarks.split.parts import with_cut
 from collafuse_benchmarks.split.table import SplitRow
 from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.disk.home import expand
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.files.sealed import canonical, read_bytes
@@ -17,10 +19,40 @@ from collafuse_runtimes.text import one_line
 
 SAME = ("extractor_sha256", "real", "real_count", "estimator")
 """What must agree before two scores may stand in one column."""
-MAKERS = ("fingerprint", "cut_ratio", "head_sha256", "precision", "sampler", "steps", "server_sha256", "server_steps")
 OF_HEAD = {"head_sha256": "weights", "precision": "precision", "sampler": "sampler", "steps": "device steps"}
-Scores = dict[float, list[dict[str, Any]]]
-Mismatch = Callable[[SplitRow, dict[str, Any]], str]
+OF_SERVER = {"server_sha256": "server", "server_steps": "server steps"}
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """What is used of a score: the distance, what it was measured with, and what made the images.
+
+    Attributes:
+        kid_mean, kid_error: distance from real images and its error; of few images no error is known.
+        fingerprint, cut_ratio, head_sha256 to server_steps: of what made them; None where there is none, or unknown.
+        extractor_sha256, real, real_count, estimator: what must agree before two scores are compared.
+        printed: all that `evaluate` printed.
+    """
+
+    kid_mean: float
+    kid_error: float | None
+    fingerprint: str | None
+    cut_ratio: float | None
+    head_sha256: str | None
+    precision: str | None
+    sampler: Sampler | None
+    steps: int | None
+    server_sha256: str | None
+    server_steps: int | None
+    extractor_sha256: str
+    real: str
+    real_count: int
+    estimator: str
+    printed: Facts
+
+
+Scores = dict[float, list[Score]]
+Mismatch = Callable[[SplitRow, Score], str]
 
 
 def read_scores(option: str, texts: Sequence[str]) -> Scores:
@@ -35,18 +67,18 @@ def read_scores(option: str, texts: Sequence[str]) -> Scores:
     for text in texts:
         c, path = _parse(option, text)
         score = _read_score(path)
-        if score["fingerprint"] is None:
+        if score.fingerprint is None or score.cut_ratio is None:
             raise InputError(
-                f"--{option}: {path} does not say what made its images ({score.get('unknown')}), so no row is known to "
-                "be theirs; run `infer` again and evaluate that"
+                f"--{option}: {path} does not say what made its images ({score.printed.get('unknown')}), so no row is "
+                "known to be theirs; run `infer` again and evaluate that"
             )
-        if score["cut_ratio"] != c:
-            raise InputError(f"--{option}: {path} is of c = {score['cut_ratio']:g}, not {c:g}; give it to its own cut")
+        if score.cut_ratio != c:
+            raise InputError(f"--{option}: {path} is of c = {score.cut_ratio:g}, not {c:g}; give it to its own cut")
         scores.setdefault(c, []).append(score)
     for field in SAME:
-        values = {c: canonical(score[field]) for c, found in scores.items() for score in found}
-        if len({canonical(score[field]) for found in scores.values() for score in found}) > 1:
-            listed = ", ".join(f"c = {c:g}: {value.decode()}" for c, value in values.items())
+        values = [(c, getattr(score, field)) for c, found in scores.items() for score in found]
+        if len({value for _, value in values}) > 1:
+            listed = ", ".join(f"c = {c:g}: {value}" for c, value in values)
             raise InputError(f"--{option}: scores of different {field} cannot be compared ({listed}); evaluate again")
     return scores
 
@@ -63,21 +95,19 @@ def with_scores(rows: Sequence[SplitRow], plan: SplitPlan, images: Scores, hando
     of_images = _assigned("image-kid", rows, plan, images, _image_mismatch)
     of_handovers = _assigned("handover-kid", rows, plan, handovers, _server_mismatch)
     return tuple(
-        replace(
-            row,
-            image_kid=_figure(image, "kid_mean"),
-            image_kid_error=_figure(image, "kid_error"),
-            handover_kid=_figure(handover, "kid_mean"),
-            handover_kid_error=_figure(handover, "kid_error"),
-        )
+        replace(row, **_kid("image", image), **_kid("handover", handover))
         for row, image, handover in zip(rows, of_images, of_handovers, strict=True)
     )
 
 
+def _kid(what: str, score: Score | None) -> dict[str, Any]:
+    return {} if score is None else {f"{what}_kid": score.kid_mean, f"{what}_kid_error": score.kid_error}
+
+
 def _assigned(
     option: str, rows: Sequence[SplitRow], plan: SplitPlan, scores: Scores, mismatch: Mismatch
-) -> list[dict[str, Any] | None]:
-    assigned: list[dict[str, Any] | None] = [None] * len(rows)
+) -> list[Score | None]:
+    assigned: list[Score | None] = [None] * len(rows)
     cuts = {row.cut_ratio for row in rows}
     for c, found in scores.items():
         if c not in cuts:
@@ -85,7 +115,7 @@ def _assigned(
             raise InputError(f"--{option} is given for c = {c:g}, which is not in this report; valid: {valid}")
         for score in found:
             whys = {i: mismatch(row, score) for i, row in enumerate(rows) if row.cut_ratio == c}
-            if score["fingerprint"] != with_cut(plan, c).fingerprint:
+            if score.fingerprint != with_cut(plan, c).fingerprint:
                 raise InputError(f"--{option}: the score for c = {c:g} is of another plan than this report's")
             if all(whys.values()):
                 raise InputError(
@@ -99,7 +129,7 @@ def _assigned(
     return assigned
 
 
-def _image_mismatch(row: SplitRow, score: dict[str, Any]) -> str:
+def _image_mismatch(row: SplitRow, score: Score) -> str:
     """Why a score of images is not that of a way; empty where it is. What an older part does not say is not asked."""
     edge = row.edge
     if edge is None and row.cut:
@@ -107,36 +137,34 @@ def _image_mismatch(row: SplitRow, score: dict[str, Any]) -> str:
     own: dict[str, Any] = dict.fromkeys(OF_HEAD)
     if edge is not None:
         own = {
-            "head_sha256": edge["network"]["weights_sha256"],
-            "precision": edge["precision"],
-            "sampler": edge.get("sampler") or score["sampler"],
-            "steps": edge["steps"],
+            "head_sha256": edge.network.weights_sha256,
+            "precision": edge.precision,
+            "sampler": edge.sampler or score.sampler,
+            "steps": edge.steps,
         }
-    for field, name in OF_HEAD.items():
-        if own[field] != score[field]:
-            return f"it has {name} {_shown(score[field])}, {row.title} has {_shown(own[field])}"
-    return _server_mismatch(row, score)
+    return _first_difference(row, own, score, OF_HEAD) or _server_mismatch(row, score)
 
 
-def _server_mismatch(row: SplitRow, score: dict[str, Any]) -> str:
+def _server_mismatch(row: SplitRow, score: Score) -> str:
     """Why a score is not of what a way's server hands over; empty where it is, or where its server is not known."""
     if row.server is None:
         return ""
-    own = {"server_sha256": row.server["network"]["weights_sha256"], "server_steps": row.server["steps"]}
-    for field, name in (("server_sha256", "server"), ("server_steps", "server steps")):
-        if own[field] != score[field]:
-            return f"it has {name} {_shown(score[field])}, {row.title} has {_shown(own[field])}"
+    own = {"server_sha256": row.server.network.weights_sha256, "server_steps": row.server.steps}
+    return _first_difference(row, own, score, OF_SERVER)
+
+
+def _first_difference(row: SplitRow, own: Mapping[str, Any], score: Score, names: Mapping[str, str]) -> str:
+    for field, name in names.items():
+        stated = getattr(score, field)
+        if own[field] != stated:
+            return f"it has {name} {_shown(stated)}, {row.title} has {_shown(own[field])}"
     return ""
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return f"{value.get('name')} (eta {value.get('eta')})"
+    if isinstance(value, Sampler):
+        return f"{value.name} (eta {value.eta})"
     return "none" if value is None else str(value)[:16]
-
-
-def _figure(score: dict[str, Any] | None, key: str) -> float | None:
-    return None if score is None else score[key]
 
 
 def _parse(option: str, text: str) -> tuple[float, Path]:
@@ -150,27 +178,25 @@ def _parse(option: str, text: str) -> tuple[float, Path]:
     return c, expand(path)
 
 
-def _read_score(path: Path) -> dict[str, Any]:
+def _read_score(path: Path) -> Score:
+    data = read_bytes(path)
     try:
-        score: dict[str, Any] = json.loads(read_bytes(path))
-        if "subsets" in score and "estimator" not in score:
-            raise ValueError("it is an older release's mean over subsets, and does not say which steps made its images")
-        if lacking := [field for field in (*SAME, *MAKERS, "kid_error") if field not in score]:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-        canonical(score)  # refuses NaN and infinity
-        _require_kinds(score)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ArtefactError(
-            f"{path} is not what `evaluate --json` prints ({one_line(error, 120)}); write it again"
-        ) from None
-    return score
+        printed = json.loads(data)
+        canonical(printed)  # refuses NaN and infinity
+    except (ValueError, RecursionError) as error:
+        raise _no_score(path, error) from None
+    if not isinstance(printed, dict):
+        raise _no_score(path, f"it is no object, but {type(printed).__name__}")
+    if "subsets" in printed and "estimator" not in printed:
+        raise _no_score(
+            path, "it is an older release's mean over subsets, and does not say which steps made its images"
+        )
+    used = {field.name: printed[field.name] for field in fields(Score) if field.name in printed}
+    try:
+        return Score.from_dict({**used, "printed": printed})
+    except InputError as error:
+        raise _no_score(path, error) from None
 
 
-def _require_kinds(score: dict[str, Any]) -> None:
-    numbers = {"kid_mean": score["kid_mean"]}
-    numbers |= {name: score[name] for name in ("kid_error", "cut_ratio") if score[name] is not None}
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"{name} is {value}")
-    if score["sampler"] is not None and not isinstance(score["sampler"]["name"], str):
-        raise ValueError("its sampler has no name")
+def _no_score(path: Path, why: object) -> ArtefactError:
+    return ArtefactError(f"{path} is not what `evaluate --json` prints ({one_line(why, 120)}); write it again")

@@ -2,15 +2,19 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from collafuse_benchmarks.split.parts import handover_bytes, with_cut
+from collafuse_benchmarks.energy.measurement import EnergyResult
+from collafuse_benchmarks.measure.record import Record
+from collafuse_benchmarks.measure.summary import Summary
+from collafuse_benchmarks.split.parts import Name, NoEnergy, Part, Row, Weights, handover_bytes, with_cut
 from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.errors import InputError
 
 SHARE_TOLERANCE = 0.1
@@ -20,7 +24,7 @@ NO_ENERGY = "energy was not measured"
 
 
 @dataclass(frozen=True)
-class Link:
+class Link(Record):
     """Between server and device, as stated by the user.
 
     Attributes:
@@ -43,15 +47,30 @@ class Link:
 
 
 @dataclass(frozen=True)
-class SplitRow:
+class Side(Record):
+    """What a row of the table says of one side: a ``Row`` and its machine, without samples and energy."""
+
+    name: str
+    steps: int
+    network: Weights
+    engine: str
+    precision: str
+    machine: str
+    summary: Summary | None
+    turns: tuple[int, ...] = ()
+    is_right: bool | None = None
+    sampler: Sampler | None = None
+
+
+@dataclass(frozen=True)
+class SplitRow(Record):
     """One way to make one image. Times are medians, joules are gross and per image; None is not measured.
 
     Attributes:
         cut_ratio, cut: c, and its timestep.
         noise_level: ``SplitPlan.noise_level`` of what is handed over; 0 at c = 0, where that is the image itself. At
             c = 1 it is that of the noise the device starts from: nothing crosses.
-        server, edge: the measured rows (``Row.to_dict`` and ``machine``), None where that side has no step, or was not
-            measured.
+        server, edge: None where that side has no step, or was not measured.
         server_ms, edge_ms: 0 where that side has no step.
         transfer_bytes: of a hand-over file with one tensor.
         transfer_ms: None where no link was stated; the total is without it then.
@@ -65,11 +84,12 @@ class SplitRow:
             of the finished images from real images.
     """
 
+    derived: ClassVar = ("title",)
     cut_ratio: float
     cut: int
     noise_level: float
-    server: dict[str, Any] | None
-    edge: dict[str, Any] | None
+    server: Side | None
+    edge: Side | None
     server_ms: float | None
     transfer_bytes: int
     transfer_ms: float | None
@@ -87,72 +107,72 @@ class SplitRow:
     handover_kid_error: float | None = None
     image_kid_error: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the raw samples stay with the parts."""
-        slim = {
-            side: None
-            if row is None
-            else {k: v for k, v in row.items() if k not in ("samples_ms", "energy", "cut_ratio", "note", "origin")}
-            for side, row in (("server", self.server), ("edge", self.edge))
-        }
-        return {**asdict(self), **slim}
-
     @property
     def title(self) -> str:
         """For tables and messages."""
         where = "c = 0, all on the server" if self.cut == 0 else f"c = {self.cut_ratio:g}"
         if self.edge is not None:
-            where += f", {self.edge['name']}, {self.edge['steps']} steps on {self.edge['engine']}"
+            where += f", {self.edge.name}, {self.edge.steps} steps on {self.edge.engine}"
         return where if self.origin is None else f"{where} ({self.origin})"
 
 
-def join(
-    plan: SplitPlan,
-    parts: Sequence[Mapping[str, Any]],
-    link: Link | None,
-    dtype: str = "float32",
-) -> tuple[SplitRow, ...]:
+@dataclass(frozen=True)
+class _Measured:
+    """A row, where it was measured, and which part it is of where its side has several."""
+
+    row: Row
+    machine: str
+    origin: str | None
+
+    @property
+    def side(self) -> Side:
+        row = self.row
+        return Side(row.name, row.steps, row.network, row.engine, row.precision, self.machine, row.summary, row.turns,
+                    row.is_right, row.sampler)  # fmt: skip
+
+    @property
+    def notes(self) -> list[str]:
+        row = self.row
+        wrong = f"the output of {row.name} on {row.engine} was wrong, so its times mean nothing"
+        return ([row.note] if row.note else []) + ([wrong] if row.is_right is False else [])
+
+
+def join(plan: SplitPlan, parts: Sequence[Part], link: Link | None, dtype: str = "float32") -> tuple[SplitRow, ...]:
     """Every server row of a cut with every edge row of it, by cut; a side that was not measured leaves a gap.
 
     Args:
-        parts: ``Part.to_dict`` of one family of plans.
+        parts: of one family of plans.
     """
-    sides: dict[str, dict[float, list[dict[str, Any]]]] = {side: defaultdict(list) for side in ("server", "edge")}
-    several = {side: sum(part["side"] == side for part in parts) > 1 for side in sides}
+    sides: dict[Name, dict[float, list[_Measured]]] = {"server": defaultdict(list), "edge": defaultdict(list)}
+    several = {side: sum(part.side == side for part in parts) > 1 for side in sides}
     for number, part in enumerate(parts, 1):
-        origin = f"{part['side']} of part {number}" if several[part["side"]] else None
-        for row in part["rows"]:
-            sides[part["side"]][row["cut_ratio"]].append({**row, "machine": part["machine"], "origin": origin})
+        origin = f"{part.side} of part {number}" if several[part.side] else None
+        for row in part.rows:
+            sides[part.side][row.cut_ratio].append(_Measured(row, part.machine, origin))
     rows = []
     for c in sorted(sides["server"].keys() | sides["edge"].keys()):
-        pairs = product(_or_gap(sides["server"].get(c)), _or_gap(sides["edge"].get(c)))
+        pairs = product(sides["server"].get(c) or (None,), sides["edge"].get(c) or (None,))
         rows += [_join_row(with_cut(plan, c), server, edge, link, dtype) for server, edge in pairs]
     return tuple(rows)
 
 
-def _or_gap(rows: list[dict[str, Any]] | None) -> Sequence[dict[str, Any] | None]:
-    return rows or (None,)
-
-
 def _join_row(
-    plan: SplitPlan,
-    server: dict[str, Any] | None,
-    edge: dict[str, Any] | None,
-    link: Link | None,
-    dtype: str,
+    plan: SplitPlan, server: _Measured | None, edge: _Measured | None, link: Link | None, dtype: str
 ) -> SplitRow:
-    size = handover_bytes(plan, None if server is None else server["steps"], dtype)
+    size = handover_bytes(plan, None if server is None else server.row.steps, dtype)
     server_ms, server_j, server_scope = _cost(server, plan.t_c == 0)
     edge_ms, edge_j, edge_scope = _cost(edge, plan.cut == 0)
     transfer_ms = None if link is None else link.transfer_ms(size)
-    missing = [side for side, joules in (("server", server_j), ("edge", edge_j)) if joules is None]
+    missing = {name: side for name, side, joules in (("server", server, server_j), ("edge", edge, edge_j))
+               if joules is None}  # fmt: skip
     scopes = [f"{side}: {scope}" for side, scope in (("server", server_scope), ("edge", edge_scope)) if scope]
+    both = [side for side in (server, edge) if side is not None]
     return SplitRow(
         cut_ratio=plan.cut_ratio,
         cut=plan.cut,
         noise_level=plan.noise_level,
-        server=server,
-        edge=edge,
+        server=None if server is None else server.side,
+        edge=None if edge is None else edge.side,
         server_ms=server_ms,
         transfer_bytes=size,
         transfer_ms=transfer_ms,
@@ -162,34 +182,29 @@ def _join_row(
         edge_j=edge_j,
         total_j=None if server_j is None or edge_j is None else server_j + edge_j,
         energy_scope="; ".join(scopes) or None,
-        energy_reason=None if not missing else f"{' and '.join(missing)}: {_why(server, edge, missing)}",
-        notes=tuple(note for row in (server, edge) if row is not None for note in _notes(row)),
-        origin=", ".join(row["origin"] for row in (server, edge) if row is not None and row["origin"]) or None,
+        energy_reason=f"{' and '.join(missing)}: {_why(missing.values())}" if missing else None,
+        notes=tuple(note for side in both for note in side.notes),
+        origin=", ".join(side.origin for side in both if side.origin) or None,
     )
 
 
-def _notes(row: dict[str, Any]) -> list[str]:
-    wrong = f"the output of {row['name']} on {row['engine']} was wrong, so its times mean nothing"
-    return [row["note"]] * bool(row["note"]) + [wrong] * (row["is_right"] is False)
-
-
-def _cost(row: dict[str, Any] | None, has_no_step: bool) -> tuple[float | None, float | None, str | None]:
+def _cost(side: _Measured | None, has_no_step: bool) -> tuple[float | None, float | None, str | None]:
     """(ms, gross joules per image, what the sensor sees); zeros where that side truly does nothing."""
     if has_no_step:
         return 0.0, 0.0, None
-    if row is None:
+    if side is None:
         return None, None, None
-    joules, scope = joules_per_image(row["energy"])
-    return (None if row["summary"] is None else row["summary"]["median"]), joules, scope
+    joules, scope = joules_per_image(side.row.energy)
+    return (None if side.row.summary is None else side.row.summary.median), joules, scope
 
 
-def joules_per_image(energy: Mapping[str, Any] | None) -> tuple[float | None, str | None]:
-    """(gross J an image, what its sensor sees) of an ``EnergyResult.to_dict``: the widest figure there is.
+def joules_per_image(energy: EnergyResult | NoEnergy | None) -> tuple[float | None, str | None]:
+    """(gross J an image, what its sensor sees): the widest figure there is.
 
     A wall meter, else the board, else the module; else GPU and processor package, which do not overlap, added.
     """
-    means = {} if energy is None else {s["info"]["scope"]: s["gross"]["mean"] for s in energy["energy"] or ()}
-    found = {scope: mean for scope, mean in means.items() if mean is not None}
+    sensors = () if energy is None else energy.sensors
+    found = {sensor.info.scope: sensor.gross.mean for sensor in sensors if sensor.gross.mean is not None}
     for scope in WIDEST:
         if scope in found:
             return found[scope], scope
@@ -197,33 +212,28 @@ def joules_per_image(energy: Mapping[str, Any] | None) -> tuple[float | None, st
     return (sum(found[scope] for scope in scopes), " + ".join(scopes)) if scopes else (None, None)
 
 
-def _energy_reason(energy: Mapping[str, Any] | None) -> str:
+def _why(missing: Iterable[_Measured | None]) -> str:
+    return "; ".join(dict.fromkeys("not measured" if side is None else _no_joules(side.row.energy) for side in missing))
+
+
+def _no_joules(energy: EnergyResult | NoEnergy | None) -> str:
     if energy is None:
         return NO_ENERGY
-    reasons = [f"{s['info']['name']}: {s['gross']['reason']}" for s in energy["energy"] or ()]
-    return energy["reason"] or "; ".join(reasons)
+    reasons = (f"{sensor.info.name}: {sensor.gross.reason}" for sensor in energy.sensors)
+    return energy.reason or "; ".join(reasons)
 
 
-def _why(server: dict[str, Any] | None, edge: dict[str, Any] | None, missing: Sequence[str]) -> str:
-    rows = {"server": server, "edge": edge}
-    reasons = []
-    for side in missing:
-        row = rows[side]
-        reasons.append("not measured" if row is None else _energy_reason(row["energy"]))
-    return "; ".join(dict.fromkeys(reasons))
-
-
-def _turn_medians(row: Mapping[str, Any]) -> list[float]:
-    """The median of every turn; nothing where the turns do not add up to the samples."""
-    counts, samples = row["turns"], row["samples_ms"]
-    if not all(counts) or sum(counts) != len(samples):
+def _turn_medians(row: Row) -> list[float]:
+    """The median of every turn; nothing where the turns do not add up to the samples, or a clock stood still."""
+    if min(row.turns, default=0) < 1 or sum(row.turns) != len(row.samples_ms):
         return []
-    ends = np.cumsum(counts)
-    return [float(np.median(samples[end - count : end])) for count, end in zip(counts, ends, strict=True)]
+    turns = np.split(np.array(row.samples_ms), np.cumsum(row.turns)[:-1])
+    medians = [float(np.median(turn)) for turn in turns]
+    return medians if min(medians) > 0 else []
 
 
 @dataclass(frozen=True)
-class ShareCheck:
+class ShareCheck(Record):
     """Do the times of one side follow its step counts?
 
     Attributes:
@@ -234,7 +244,7 @@ class ShareCheck:
         holds: whether all are within 10 % of 1.
     """
 
-    side: str
+    side: Name
     part: int
     machine: str
     way: str
@@ -243,27 +253,22 @@ class ShareCheck:
     holds: bool
 
 
-def share_checks(parts: Sequence[Mapping[str, Any]]) -> tuple[ShareCheck, ...]:
+def share_checks(parts: Sequence[Part]) -> tuple[ShareCheck, ...]:
     """One check for every network, precision and engine that a part has at two step counts and more."""
-    groups: dict[tuple[str, int, str, str], dict[int, list[float]]] = defaultdict(dict)
+    groups: dict[tuple[Name, int, str, str], dict[int, list[float]]] = defaultdict(dict)
     for number, part in enumerate(parts, 1):
-        for row in part["rows"]:
-            medians = _turn_medians(row)
-            if not medians:
-                continue
-            way = (
-                f"{row['network']['preset']} {row['network']['weights_sha256'][:8]} {row['precision']} {row['engine']}"
-            )
-            groups[part["side"], number, part["machine"], way][row["steps"]] = medians
-    checks = []
-    for whose, times in groups.items():
-        if len(times) > 1:
-            steps = sorted(times)
-            most = times[steps[-1]]
-            ratio = tuple(
-                float(np.median([a / b for a, b in zip(times[count], most, strict=False)])) * steps[-1] / count
-                for count in steps
-            )
-            holds = all(abs(value - 1) <= SHARE_TOLERANCE for value in ratio)
-            checks.append(ShareCheck(*whose, tuple(steps), ratio, holds))
-    return tuple(checks)
+        for row in part.rows:
+            if medians := _turn_medians(row):
+                way = f"{row.network.preset} {row.network.weights_sha256[:8]} {row.precision} {row.engine}"
+                groups[part.side, number, part.machine, way][row.steps] = medians
+    return tuple(_share_check(*whose, times) for whose, times in groups.items() if len(times) > 1)
+
+
+def _share_check(side: Name, part: int, machine: str, way: str, times: dict[int, list[float]]) -> ShareCheck:
+    steps = tuple(sorted(times))
+    most = times[steps[-1]]
+    ratio = tuple(
+        float(np.median([a / b for a, b in zip(times[count], most, strict=False)])) * steps[-1] / count
+        for count in steps
+    )
+    return ShareCheck(side, part, machine, way, steps, ratio, all(abs(value - 1) <= SHARE_TOLERANCE for value in ratio))

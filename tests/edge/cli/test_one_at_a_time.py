@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from command_line import done, refusal
 from small_product import copy_product, listing, words
 
+from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.pages.document import Document
 from collafuse_benchmarks.pages.folder import ReportFolder
 from collafuse_runtimes.errors import InputError
@@ -69,14 +71,19 @@ def test_processes_of_one_run_share_its_lock(tmp_path: Path, monkeypatch: pytest
         )
 
 
+@dataclass(frozen=True)
+class Finished(Record):
+    complete: bool
+
+
 def test_the_second_measurement_is_refused(tmp_path: Path) -> None:
-    def folder() -> ReportFolder:
-        return ReportFolder(tmp_path / "out", "test", lambda _: Document("", ()))
+    def folder() -> ReportFolder[Finished]:
+        return ReportFolder(tmp_path / "out", "test", lambda *_: Document("", ()))
 
     with folder() as first:
-        first.save({"complete": False})
+        first.save(Finished(False))
         with pytest.raises(InputError, match=rf"out is being measured by process {os.getpid()} on "), folder():
             pass
     with folder() as third:
-        third.save({"complete": True})
+        third.save(Finished(True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

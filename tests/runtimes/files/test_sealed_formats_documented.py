@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
+from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.pages.document import Document
 from collafuse_benchmarks.pages.folder import ReportFolder
 from collafuse_edge.upload.shard import Shard, write_shard
@@ -172,10 +173,15 @@ def test_checkpoint_and_resume_state(tmp_path: Path) -> None:
     assert format_of(path) == "collafuse-resume"
 
 
+@dataclass(frozen=True)
+class Unfinished(Record):
+    complete: bool = False
+
+
 def test_bench_report(tmp_path: Path) -> None:
     """Keys that every kind has; those of one kind are held against docs/command_line.md."""
-    with ReportFolder(tmp_path / "out", "latency", lambda _: Document("", ())) as folder:
-        folder.save({"complete": False})
+    with ReportFolder(tmp_path / "out", "latency", lambda *_: Document("", ())) as folder:
+        folder.save(Unfinished())
     path = tmp_path / "out" / "report.json"
     assert sorted(table("Bench report")) == json_keys(path)
     assert format_of(path) == "collafuse-bench"
