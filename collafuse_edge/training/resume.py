@@ -40,6 +40,15 @@ class Progress:
     losses: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, loss: float, every: int) -> None:
+        """Count a step with its loss; each ``every`` steps their mean becomes an entry of ``losses``."""
+        self.step += 1
+        self.loss_sum += loss
+        self.loss_count += 1
+        if self.step % every == 0:
+            self.losses.append((self.step, self.loss_sum / self.loss_count))
+            self.loss_sum, self.loss_count = 0.0, 0
+
 
 @dataclass(frozen=True)
 class TrainState:

@@ -55,6 +55,15 @@ class TrainSettings:
         _require("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, valid)
         check_seed(self.seed)
 
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of Adam in optimizer step ``step``, counted from 1: linear warm-up, then the schedule."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step / self.warmup_steps)
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * done)), 0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return asdict(self)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import SHAPE, easy_images
 
-from collafuse_edge.training.loop import batch_indices
-from collafuse_edge.training.tasks import ClientTask, ServerTask
+from collafuse_edge.training.tasks import ClientTask, ServerTask, batch_indices
 from collafuse_edge.upload import make_paper_shard, make_shard, upload_images
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError

@@ -10,8 +10,9 @@ import torch
 from safetensors.numpy import load_file
 from small_training import PLAN, SHAPE, Optimizer, easy_images, small_network, small_run, watched_optimizer
 
-from collafuse_edge.training.loop import LOSS_ENTRIES, train
+from collafuse_edge.training.loop import train
 from collafuse_edge.training.tasks import ClientTask, ServerTask
+from collafuse_edge.training.trainer import LOSS_ENTRIES
 from collafuse_edge.upload import make_shard
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.files.checkpoint import load_network
@@ -161,7 +162,7 @@ def test_bf16_rounds_the_network_and_keeps_float32_weights(tmp_path: Path) -> No
 
 def test_the_loss_curve_is_kept_in_a_limited_number_of_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LOSS_ENTRIES == 100
-    monkeypatch.setattr("collafuse_edge.training.loop.LOSS_ENTRIES", 5)
+    monkeypatch.setattr("collafuse_edge.training.trainer.LOSS_ENTRIES", 5)
     every, means = train(small_run(tmp_path / "5", steps=5)), train(small_run(tmp_path / "12", steps=12))
     single = train(small_run(tmp_path / "4", steps=4)).training["losses"]
     assert [step for step, _ in every.training["losses"]] == [1, 2, 3, 4, 5]

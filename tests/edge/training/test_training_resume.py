@@ -143,7 +143,7 @@ def test_the_command_stopped_by_a_signal_ends_with_exit_code_1(
         write(path, state, progress, identity)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("collafuse_edge.training.loop.write_resume", write_then_signal)
+    monkeypatch.setattr("collafuse_edge.training.trainer.write_resume", write_then_signal)
     line = refusal(*client(site, tmp_path / "c"), code=1)
     assert line == f"error: stopped at step 2 of {STEPS}; continue with --resume"
 
