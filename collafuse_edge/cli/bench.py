@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -19,6 +19,7 @@ from collafuse_edge.cli.edge import (
     ThreadsOption,
     TrustOption,
 )
+from collafuse_edge.cli.parts.choices import Engine, HandoverDtype, Mode
 from collafuse_edge.cli.parts.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ app = typer.Typer(name="bench", rich_markup_mode=None, help="Measure latency, en
 HandoverArgument = Annotated[
     Path, typer.Argument(help="Hand-over file written by `handoff`; its tensors are run.", metavar="X.tc.safetensors")
 ]
-ModeOption = Annotated[str, typer.Option(help="quick (10 s a row) or report (60 s a row).")]
+ModeOption = Annotated[Mode, typer.Option(help="quick (10 s a row) or report (60 s a row).")]
 StepsOption = Annotated[int | None, typer.Option(help="A baked step count. Default: the bundle's first.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="New folder for report.json (every sample), report.md and report.html.")
@@ -153,7 +154,11 @@ def split(
         typer.Option(help="Cut ratios of the server's side, e.g. 0,0.2,1. Default: 0 and those of the heads."),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="What runs the heads, e.g. ort-cpu,openvino; each is measured.")
+        str,
+        typer.Option(
+            help="What runs the heads, e.g. ort-cpu,openvino; each is measured.",
+            autocompletion=lambda: list(get_args(Engine)),
+        ),
     ] = "ort-cpu",
     server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: 20, as handoff.")] = None,
     server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
@@ -167,7 +172,7 @@ def split(
     ] = False,
     link_mbps: Annotated[float | None, typer.Option(help="Speed of the link, 10^6 bits a second.")] = None,
     link_latency_ms: Annotated[float, typer.Option(help="Milliseconds before the first byte.")] = 0.0,
-    dtype: Annotated[str, typer.Option(help="float32 or float16: of the hand-over file.")] = "float32",
+    dtype: Annotated[HandoverDtype, typer.Option(help="Of the hand-over file.")] = "float32",
     image_kid: Annotated[
         list[str] | None, typer.Option(help="Score of finished images, e.g. 0.2=score.json (`evaluate --json`).")
     ] = None,
@@ -202,7 +207,6 @@ def split(
     from collafuse_benchmarks.split.report import KIND, SplitOptions, split_payload
     from collafuse_benchmarks.split.scores import read_scores
     from collafuse_benchmarks.split.table import Link
-    from collafuse_edge.cli.server import known_dtype
 
     if merge:
         refuse_options(context, (*DEVICE_SIDE, *SERVER_SIDE, "mode", "gpu"), "--merge measures nothing")
@@ -214,7 +218,7 @@ def split(
         refuse_options(context, ("link_latency_ms",), "without --link-mbps the transfer is not counted")
     options = SplitOptions(
         link=None if link_mbps is None else Link(link_mbps, link_latency_ms),
-        dtype=known_dtype(dtype),
+        dtype=dtype,
         limits=Limits(
             max_latency_ms, max_energy_j, min_noise_level, min_handover_kid, max_image_kid, max_kid_above_best
         ),

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.parts.choices import Engine
 from collafuse_edge.cli.parts.output import JsonOption, OutFolder, OverwriteOption, emit, progress
 
 BundleArgument = Annotated[Path, typer.Argument(help="Head bundle written by `export`.", metavar="NAME.head")]
-EngineOption = Annotated[str, typer.Option(help="What runs the head; `doctor` lists what can run here.")]
+EngineOption = Annotated[Engine, typer.Option(help="What runs the head; `doctor` lists what can run here.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of one step.")]
 SpinningOption = Annotated[
     bool | None,

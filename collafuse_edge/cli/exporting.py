@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collafuse_edge.cli.edge import CacheOption, DeviceOption
+from collafuse_edge.cli.parts.choices import BuiltEngine, Precision
 from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.parts.output import (
     EtaOption,
@@ -75,14 +76,14 @@ def export(
     sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
     levels: LevelsOption = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Of the graph; int8 needs --calibration.")] = "fp32",
     opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
     calibration: CalibrationOption = None,
     data: FitOption = None,
     teacher_steps: TeacherOption = None,
     judge_on: JudgeOption = None,
     force: ForceOption = False,
-    engine: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx: build it for this machine.")] = None,
+    engine: Annotated[BuiltEngine | None, typer.Option(help="Build it for this machine from a bundle.")] = None,
     device: DeviceOption = None,
     cache: CacheOption = None,
     max_batch: Annotated[int, typer.Option(help="Most images at once that the engine takes.")] = 8,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.parts.choices import HandoverDtype, Preset
 from collafuse_edge.cli.parts.output import (
     EtaOption,
     JsonOption,
@@ -44,9 +45,7 @@ from collafuse_runtimes.errors import InputError
 def train_server(
     shards: Annotated[list[Path], typer.Argument(help="Shards written by `upload`; their cut ratios may differ.")],
     out: OutFolder,
-    preset: Annotated[str, typer.Option(help="server-small, server-base, server-large, or a head preset.")] = (
-        "server-base"
-    ),
+    preset: Annotated[Preset, typer.Option(help="Layout of the server's network.")] = "server-base",
     steps: Steps = 20_000,
     batch_size: BatchSize = 64,
     accumulation: Accumulation = 1,
@@ -82,15 +81,6 @@ def train_server(
     run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), threads, as_json)
 
 
-def known_dtype(dtype: str) -> str:
-    """Refused before the server's work, not after it."""
-    from collafuse_runtimes.files.handover import DTYPES
-
-    if dtype not in DTYPES:
-        raise InputError(f"hand-over dtype {dtype!r} is unknown; valid: {', '.join(DTYPES)}")
-    return dtype
-
-
 def handoff(
     plan: PlanOption,
     out: OutFile,
@@ -104,7 +94,7 @@ def handoff(
     sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
     levels: LevelsOption = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
+    dtype: Annotated[HandoverDtype, typer.Option(help="Type of the tensors in the file.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     overwrite: OverwriteOption = False,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.parts.choices import Prediction, Preset, Protocol, Schedule, ShardDtype
 from collafuse_edge.cli.parts.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.parts.output import (
     JsonOption,
@@ -42,12 +43,12 @@ def init(
     out: OutFile = Path("plan.json"),
     channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 1,
     timesteps: Annotated[int, typer.Option(help="T, 2 to 1000.")] = 100,
-    schedule: Annotated[str, typer.Option(help="cosine or linear.")] = "cosine",
+    schedule: Annotated[Schedule, typer.Option(help="How noise grows over the timesteps.")] = "cosine",
     cut_ratio: Annotated[float, typer.Option(help="c, the client's share of the steps, 0 to 1.")] = 0.2,
     prediction: Annotated[
-        str | None, typer.Option(help="What heads predict: epsilon or v. Default: epsilon, v at c = 1.")
+        Prediction | None, typer.Option(help="What heads predict. Default: epsilon, v at c = 1.")
     ] = None,
-    server_prediction: Annotated[str | None, typer.Option(help="The same of the server. Default: v.")] = None,
+    server_prediction: Annotated[Prediction | None, typer.Option(help="What the server predicts. Default: v.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a plan file."""
@@ -68,11 +69,11 @@ def upload(
     data: DataChoice,
     plan: PlanOption,
     out: OutFile,
-    protocol: Annotated[str, typer.Option(help="upload (x_n only) or paper (discloses x_0).")] = "upload",
+    protocol: Annotated[Protocol, typer.Option(help="upload sends x_n only; paper discloses x_0.")] = "upload",
     key: Annotated[Path | None, typer.Option(help="Secret noise key; default in your configuration folder.")] = None,
     draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
     seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    dtype: Annotated[ShardDtype, typer.Option(help="Type of the shard's numbers.")] = "float16",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse (exit code 1) what is warned of.")] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -111,7 +112,7 @@ def train_client(
     data: DataChoice,
     plan: PlanOption,
     out: OutFolder,
-    preset: Annotated[str, typer.Option(help="edge, tiny, small, base, paper, or a server preset.")] = "small",
+    preset: Annotated[Preset, typer.Option(help="Layout of the head's network.")] = "small",
     conditional: Annotated[bool, typer.Option(help="Condition the head on the labels of the data.")] = False,
     steps: Steps = 10_000,
     batch_size: BatchSize = 32,

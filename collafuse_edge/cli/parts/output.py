@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from collafuse_edge.cli.parts.choices import LEVELS, Sampler
 from collafuse_runtimes.errors import ArtefactError, InputError
 
 
@@ -48,10 +49,13 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callb
 OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", callback=_folder_if_any)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
-SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpm++2m.")]
+SamplerOption = Annotated[Sampler, typer.Option(help="How a step is taken.")]
 LevelsOption = Annotated[
     str | None,
-    typer.Option(help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even."),
+    typer.Option(
+        help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even.",
+        autocompletion=lambda: list(LEVELS),
+    ),
 ]
 EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collafuse_edge.cli.parts import choices
 from collafuse_edge.cli.parts.output import emit, progress
 from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
 from collafuse_runtimes.errors import InputError
@@ -20,13 +21,13 @@ LearningRate = Annotated[float, typer.Option(help="Peak learning rate of Adam.")
 HeadLearningRate = Annotated[
     float | None, typer.Option(help="Peak learning rate of Adam. Default: the preset's, 3e-3 of edge, 1e-3 of others.")
 ]
-LrSchedule = Annotated[str, typer.Option(help="cosine or constant.")]
+LrSchedule = Annotated[choices.LrSchedule, typer.Option(help="Learning rate after the warm-up.")]
 WarmupSteps = Annotated[int, typer.Option(help="Steps of linear warm-up.")]
 EmaDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
 ClipNorm = Annotated[float, typer.Option(help="Largest gradient norm.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 MixedPrecision = Annotated[
-    str | None, typer.Option(help="no, bf16 or fp16. Default: bf16 on a GPU that has it, else no.")
+    choices.MixedPrecision | None, typer.Option(help="Default: bf16 on a GPU that has it, else no.")
 ]
 ChannelsLast = Annotated[
     bool | None, typer.Option("--channels-last/--no-channels-last", help="Memory format. Default: on with a GPU.")
