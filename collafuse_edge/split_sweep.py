@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collafuse_benchmarks.energy.measurement import EnergyInterrupted, EnergySettings, measure_energy
+from collafuse_benchmarks.energy.measurement import EnergyInterrupted, measure_energy
 from collafuse_benchmarks.energy.sensors import Found, find_sensors
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.measure.timing import mode_named
 from collafuse_benchmarks.split.measure import EdgeWork, KeepEnergy, MeasureEnergy, ServerWork, measure_parts
 from collafuse_benchmarks.split.parts import Part, with_cut

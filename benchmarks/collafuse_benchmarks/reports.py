@@ -79,9 +79,10 @@ def with_wall_meter(payload: dict[str, Any], meter: Path) -> dict[str, Any]:
         InputError: the report is of another kind.
         ArtefactError: the file is no meter's, or does not cover the measurement.
     """
-    from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings, with_meter
+    from collafuse_benchmarks.energy.measurement import EnergyResult, with_meter
     from collafuse_benchmarks.energy.result import timeline_from_dict
     from collafuse_benchmarks.energy.sensors.meter import read_meter
+    from collafuse_benchmarks.energy.settings import EnergySettings
 
     if payload["kind"] != energy_run.KIND:
         raise InputError(f"--meter adds to an energy report; this one is of kind {payload['kind']!r}")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from collafuse_edge.cli import bench, distilling, edge, exporting, importing, inspecting, quality, server, site
+from collafuse_edge.cli.parts.config import take_files
 from collafuse_edge.cli.parts.paths import expand_homes, keep_inputs
 
 app = typer.Typer(
@@ -43,4 +44,4 @@ for info in (*app.registered_commands, *bench.app.registered_commands):
 
 def click_command() -> Any:
     """The click command of the whole command line."""
-    return expand_homes(typer.main.get_command(app))
+    return take_files(expand_homes(typer.main.get_command(app)))

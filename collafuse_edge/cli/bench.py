@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from collafuse_edge.cli.edge import (
-    BundleArgument,
-    CacheOption,
-    CheckpointOption,
-    DeviceOption,
-    EngineOption,
-    SpinningOption,
-    ThreadsOption,
-    TrustOption,
-)
+from collafuse_benchmarks.energy.settings import EnergySettings
+from collafuse_edge.cli.edge import BundleArgument, EngineOption
 from collafuse_edge.cli.parts.choices import Engine, HandoverDtype, Mode
+from collafuse_edge.cli.parts.config import keeps_options
+from collafuse_edge.cli.parts.fields import Values, takes
 from collafuse_edge.cli.parts.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
+from collafuse_runtimes.engine_options import EngineOptions
 
 if TYPE_CHECKING:
     from collafuse_benchmarks.pages.document import Document
@@ -43,19 +38,17 @@ SERVER_SIDE = ("server", "cuts", "server_steps", "server_device")
 
 
 @app.command()
+@keeps_options
+@takes("engine_options", EngineOptions)
 def latency(
+    *,
     bundle: BundleArgument,
     handover: HandoverArgument,
     engine: EngineOption = "ort-cpu",
+    engine_options: Values,
     mode: ModeOption = "quick",
     batch: Annotated[str, typer.Option(help="Images at once, e.g. 1,4,8; each is measured.")] = "1",
     steps: StepsOption = None,
-    threads: ThreadsOption = None,
-    spinning: SpinningOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
-    trust_bundle: TrustOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -68,7 +61,6 @@ def latency(
     from collafuse_benchmarks.latency.run import KIND, measure_latency
     from collafuse_benchmarks.measure.timing import mode_named
     from collafuse_edge.cli.parts.parsing import comma_integers
-    from collafuse_runtimes.engines import EngineOptions
     from collafuse_runtimes.files.bundle import read_bundle
     from collafuse_runtimes.files.handover import read_handover
 
@@ -80,7 +72,7 @@ def latency(
             tensors,
             mode_named(mode),
             engine_name=engine,
-            options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
+            options=EngineOptions(**engine_options),
             steps=steps,
             batches=comma_integers("batch", batch),
             on_report=lambda report: folder.save(report.to_dict()),
@@ -89,22 +81,19 @@ def latency(
 
 
 @app.command()
+@keeps_options
+@takes("engine_options", EngineOptions)
+@takes("windows", EnergySettings, only=("trials", "window_s", "idle_s"))
 def energy(
+    *,
     bundle: BundleArgument,
     handover: HandoverArgument,
     engine: EngineOption = "ort-cpu",
+    engine_options: Values,
+    windows: Values,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     steps: StepsOption = None,
-    trials: Annotated[int, typer.Option(help="Windows of work.")] = 5,
-    window_s: Annotated[float, typer.Option(help="Seconds of each window, 10 and more.")] = 10.0,
-    idle_s: Annotated[float, typer.Option(help="Seconds of doing nothing, before and after.")] = 30.0,
     gpu: GpuOption = 0,
-    threads: ThreadsOption = None,
-    spinning: SpinningOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
-    trust_bundle: TrustOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -114,16 +103,14 @@ def energy(
     Without a sensor the energy is null, with the reason; the times are measured all the same. Readings of a wall meter
     are added afterwards: `bench report --meter`.
     """
-    from collafuse_benchmarks.energy.measurement import EnergySettings
     from collafuse_benchmarks.energy.page import energy_document
     from collafuse_benchmarks.energy.run import KIND, measure_head_energy
     from collafuse_benchmarks.energy.sensors import find_sensors
-    from collafuse_runtimes.engines import EngineOptions
     from collafuse_runtimes.files.bundle import read_bundle
     from collafuse_runtimes.files.handover import read_handover
 
     head, tensors = read_bundle(bundle), read_handover(handover)
-    settings = EnergySettings(idle_s=idle_s, window_s=window_s, trials=trials)
+    settings = EnergySettings(**windows)
     with _report(out, KIND, energy_document, overwrite, as_json) as folder, find_sensors(gpu=gpu) as found:
         measure_head_energy(
             head,
@@ -131,7 +118,7 @@ def energy(
             found,
             settings,
             engine_name=engine,
-            options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
+            options=EngineOptions(**engine_options),
             steps=steps,
             batch=batch,
             on_report=folder.save,
@@ -140,7 +127,10 @@ def energy(
 
 
 @app.command()
+@keeps_options
+@takes("engine_options", EngineOptions, only=("threads", "device", "cache"))
 def split(
+    *,
     context: typer.Context,
     sources: Annotated[
         list[Path] | None,
@@ -160,15 +150,13 @@ def split(
             autocompletion=lambda: list(get_args(Engine)),
         ),
     ] = "ort-cpu",
+    engine_options: Values,
     server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: 20, as handoff.")] = None,
     server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     mode: ModeOption = "quick",
     gpu: GpuOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Join reports of both sides, measured on any machines.")
+        bool, typer.Option("--merge/--no-merge", help="Join reports of both sides, measured on any machines.")
     ] = False,
     link_mbps: Annotated[float | None, typer.Option(help="Speed of the link, 10^6 bits a second.")] = None,
     link_latency_ms: Annotated[float, typer.Option(help="Milliseconds before the first byte.")] = 0.0,
@@ -232,14 +220,13 @@ def split(
             folder.save(split_payload(read_parts(sources or []), options))
             return
         from collafuse_edge.split_sweep import SweepOptions, sweep
-        from collafuse_runtimes.engines import EngineOptions
 
         sweep(
             sources or [],
             server,
             SweepOptions(
                 engines=tuple(engine.split(",")),
-                engine_options=EngineOptions(threads=threads, device=device, cache=cache),
+                engine_options=EngineOptions(**engine_options),
                 cuts=cuts,
                 server_steps=server_steps,
                 server_device=server_device,

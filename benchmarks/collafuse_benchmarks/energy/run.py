@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from collafuse_benchmarks.energy.measurement import EnergyInterrupted, EnergySettings, Progress, measure_energy
+from collafuse_benchmarks.energy.measurement import EnergyInterrupted, Progress, measure_energy
 from collafuse_benchmarks.energy.sensors import Found
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.latency.run import prepare
 from collafuse_benchmarks.measure.summary import summarise
 from collafuse_benchmarks.measure.workload import (

@@ -1,6 +1,7 @@
 """Options that take one of a fixed set: `--help` lists it, completion offers it, and a wrong value is told it.
 
-The sets are the libraries' own, which a test compares; reading them from there would import numpy for every `--help`.
+Those of a settings dataclass stand beside its fields (``fields.py``). These are the libraries' own, which a test
+compares; reading them from there would import numpy for every `--help`.
 """
 
 import re
@@ -13,8 +14,6 @@ Protocol = Literal["upload", "paper"]
 ShardDtype = Literal["float16", "float32"]
 HandoverDtype = Literal["float32", "float16"]
 Preset = Literal["tiny", "small", "base", "paper", "server-small", "server-base", "server-large", "edge"]
-LrSchedule = Literal["cosine", "constant"]
-MixedPrecision = Literal["no", "bf16", "fp16"]
 Role = Literal["server", "client"]
 Precision = Literal["fp32", "fp16", "int8-cpu", "int8-trt"]
 Engine = Literal[

@@ -1,7 +1,7 @@
 """What takes one of a fixed set says so: in --help, to the shell's completion, and to who wrote another value."""
 
 import re
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from command_line import done, refusal
@@ -29,8 +29,8 @@ SETS: list[tuple[str, str, Any, Any]] = [
     ("upload", "--dtype", choices.ShardDtype, shard.DTYPES),
     ("train-client", "--preset", choices.Preset, PRESETS),
     ("train-server", "--preset", choices.Preset, PRESETS),
-    ("train-server", "--lr-schedule", choices.LrSchedule, LR_SCHEDULES),
-    ("train-server", "--mixed-precision", choices.MixedPrecision, MIXED_PRECISIONS),
+    ("train-server", "--lr-schedule", Literal[LR_SCHEDULES], LR_SCHEDULES),
+    ("train-client", "--mixed-precision", Literal[MIXED_PRECISIONS], MIXED_PRECISIONS),
     ("handoff", "--sampler", choices.Sampler, SAMPLERS),
     ("handoff", "--dtype", choices.HandoverDtype, handover.DTYPES),
     ("export", "--sampler", choices.Sampler, SAMPLERS),
