@@ -29,7 +29,7 @@ def main() -> None:
     except CollafuseError as error:
         _fail(str(error), error.exit_code)
     except usage_error as error:
-        _fail(f"{error.format_message().rstrip('.')}; see `collafuse-edge --help`", 2)
+        _fail(_usage(error), 2)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:  # whoever reads has seen enough
@@ -47,6 +47,15 @@ def main() -> None:
     if code == INTERRUPTED:
         _fail("stopped", 1)
     sys.exit(code)
+
+
+def _usage(error: Any) -> str:
+    """What was wrong with the words of the command line, and whose help says more."""
+    from collafuse_edge.cli.parts.choices import unknown_choice
+
+    said = unknown_choice(error) or error.format_message().rstrip(".")
+    command = "collafuse-edge" if error.ctx is None else error.ctx.command_path
+    return f"{said}; see `{command} --help`"
 
 
 TOO_LARGE = "this does not fit into memory; use fewer or smaller images, or smaller batches"

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.parts.choices import Role
 from collafuse_edge.cli.parts.output import JsonOption, OutFolder, PlanOption, emit
 
 
 def import_network(
     source: Annotated[Path, typer.Argument(help="Folder of diffusers: a UNet2DModel, or a DDPM or DDIM pipeline.")],
-    role: Annotated[str, typer.Option(help="server or client.")],
+    role: Annotated[Role, typer.Option(help="Whose network it becomes.")],
     plan: PlanOption,
     out: OutFolder,
     scheduler: Annotated[

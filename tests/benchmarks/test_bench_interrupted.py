@@ -21,9 +21,10 @@ from small_product import product
 
 from collafuse_benchmarks.energy import run as energy_run
 from collafuse_benchmarks.energy import sensors
-from collafuse_benchmarks.energy.measurement import EnergySettings, measure_energy
+from collafuse_benchmarks.energy.measurement import measure_energy
 from collafuse_benchmarks.energy.run import EnergyReport, measure_head_energy
 from collafuse_benchmarks.energy.sensors import Found
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.latency import cold_start
 from collafuse_benchmarks.latency import run as latency
 from collafuse_benchmarks.latency.run import LatencyReport, measure_latency

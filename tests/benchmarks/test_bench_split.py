@@ -13,9 +13,10 @@ from command_line import refusal, run_cli
 from heads import PLAN
 from small_product import product
 
-from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings
+from collafuse_benchmarks.energy.measurement import EnergyResult
 from collafuse_benchmarks.energy.result import IdlePower, RawSamples, SensorEnergy, Statistic, Timeline
 from collafuse_benchmarks.energy.sensors.base import SensorInfo
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages.document import to_markdown

@@ -21,7 +21,7 @@ from collafuse_runtimes.files.plan_file import read_plan
         (("--server", "@server", "--cuts", "0,2"), "--cuts '0,2': valid are different numbers from 0 to 1"),
         (("--server", "@other/server", "@edge.head"), "plans disagree on timesteps"),
         (("@edge.head", "--engine", "ort-cpu,none"), "unknown engine 'none'"),
-        (("@edge.head", "--dtype", "int8"), "hand-over dtype 'int8' is unknown"),
+        (("@edge.head", "--dtype", "int8"), "unknown dtype 'int8'; valid: float32, float16"),
         (("@edge.head", "--link-mbps", "0"), "link speed 0.0 Mbit/s out of range"),
         (("@edge.head", "--image-kid", "0.2"), "--image-kid '0.2' is not C=FILE; valid: for example 0.2=score.json"),
         (("@edge.head", "--image-kid", "0.2=@plan.json"), "is not what `evaluate --json` prints"),

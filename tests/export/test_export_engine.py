@@ -53,7 +53,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     for option in (("--device", 0), ("--cache", tmp_path), ("--max-batch", 8), ("--embed",)):
         words = f"error: without --engine no TensorRT engine is built; leave out {option[0]}"
         assert refusal("export", checkpoint(), "--out", tmp_path / "x.head", *option) == words
-    assert "engine 'ort-cpu' is not built ahead; valid: tensorrt" in refusal("export", bundle, "--engine", "ort-cpu")
+    assert "unknown engine 'ort-cpu'; valid: tensorrt, tensorrt-rtx" in refusal("export", bundle, "--engine", "ort-cpu")
     assert "no head bundle at" in refusal("export", tmp_path / "none", *engine)
 
 

@@ -22,8 +22,8 @@ ALLOWED = {
 }
 LAYERS = {
     "collafuse_runtimes": (
-        {"errors"}, {"checks", "text", "extras", "networks", "diffusion", "device"}, {"disk"}, {"files"}, {"engines"},
-        {"verify"}, {"infer", "doctor", "inspection"}, {"artefacts"},
+        {"errors"}, {"checks", "text", "extras", "networks", "diffusion", "device", "engine_options"}, {"disk"},
+        {"files"}, {"engines"}, {"verify"}, {"infer", "doctor", "inspection"}, {"artefacts"},
     ),
     "collafuse_export": (
         {"calibration", "graph_passes", "golden", "step_graph"}, {"onnx_graph", "quantize", "precision", "fitting"},

@@ -19,6 +19,7 @@ from collafuse_benchmarks.energy.result import (
 )
 from collafuse_benchmarks.energy.sensors.base import Sensor
 from collafuse_benchmarks.energy.sensors.meter import MeterLog
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.measure.clock import SYSTEM_CLOCK, Clock
 from collafuse_benchmarks.measure.record import Record
 from collafuse_runtimes.errors import InputError
@@ -32,34 +33,6 @@ _SETTLE_S = 2.0
 """Longest wait for a sensor's next reading before the first window and after the last."""
 _CLOCK_SET_S = 0.25
 """More than NTP's slewing moves the wall clock in minutes."""
-
-
-@dataclass(frozen=True)
-class EnergySettings:
-    """How to measure.
-
-    Attributes:
-        idle_s: s, at least, of each idle window, before and after the trials; 1 and more.
-        window_s: s, at least, of each trial; 10 and more.
-        min_updates: new values of every sensor that a window is prolonged for; 2 and more.
-        prolong_s: s, at most, that a window is prolonged; the unit of work in hand is finished; 0 and more.
-        trials: 1 and more.
-        warmup: units of work before anything is measured; 0 and more.
-    """
-
-    idle_s: float = 30.0
-    window_s: float = 10.0
-    min_updates: int = 100
-    prolong_s: float = 50.0
-    trials: int = 5
-    warmup: int = 1
-
-    def __post_init__(self) -> None:
-        limits = {"idle_s": 1, "window_s": 10, "min_updates": 2, "prolong_s": 0, "trials": 1, "warmup": 0}
-        for name, least in limits.items():
-            value = getattr(self, name)
-            if not least <= value < float("inf"):
-                raise InputError(f"{name} {value} out of range: valid are {least} and more")
 
 
 DEFAULTS = EnergySettings()

@@ -9,11 +9,11 @@ from typing import ClassVar
 from collafuse_benchmarks.energy.measurement import (
     EnergyInterrupted,
     EnergyResult,
-    EnergySettings,
     Progress,
     measure_energy,
 )
 from collafuse_benchmarks.energy.sensors import Found
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.latency.run import Build, prepare
 from collafuse_benchmarks.measure.record import Facts, Record
 from collafuse_benchmarks.measure.subject import EngineUse, OutputCheck, Subject, describe_engine, describe_subject

@@ -7,9 +7,10 @@ from itertools import chain
 
 import numpy as np
 
-from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings, Progress
+from collafuse_benchmarks.energy.measurement import EnergyResult, Progress
 from collafuse_benchmarks.energy.run import measure_work_energy
 from collafuse_benchmarks.energy.sensors import Found
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.latency.run import prepare
 from collafuse_benchmarks.measure.timing import Measure, Mode, Turns, collect_in_turns, host_timed
 from collafuse_benchmarks.measure.workload import Workload, check_engine

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from collafuse_benchmarks.energy.measurement import EnergySettings, Progress
+from collafuse_benchmarks.energy.measurement import Progress
 from collafuse_benchmarks.energy.sensors import Found
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.split.measure import EdgeWork, OnParts, ServerWork, measure_parts
 from collafuse_benchmarks.split.parts import Part, Weights, with_cut

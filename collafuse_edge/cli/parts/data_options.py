@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collafuse_edge.cli.parts.fields import replace_parameter
+
 if TYPE_CHECKING:
     from collafuse_edge.data import ImageSet
 
@@ -121,9 +123,4 @@ def chooses_images(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, keyword, default=default, annotation=annotation)
         for name, (annotation, default) in SELECTION_OPTIONS.items()
     ]
-    parameters: list[inspect.Parameter] = []
-    for other in inspect.signature(command).parameters.values():
-        parameters += chosen if other.name == "data" else [other.replace(kind=keyword)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    return replace_parameter(run, command, "data", chosen)

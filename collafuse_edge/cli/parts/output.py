@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from collafuse_edge.cli.parts.choices import LEVELS, Sampler
 from collafuse_runtimes.errors import ArtefactError, InputError
 
 
@@ -37,21 +38,25 @@ def _folder_if_any(path: Path | None) -> Path | None:
     return None if path is None else _folder_to_write(path)
 
 
-def _file_if_any(path: Path | None) -> Path | None:
+def file_if_any(path: Path | None) -> Path | None:
+    """As ``_file_to_write``, of an option that may be left out."""
     return None if path is None else _file_to_write(path)
 
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="Plan file written by `init`.", metavar="PLAN.json")]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.", callback=_file_to_write)]
-OptionalOutFile = Annotated[Path | None, typer.Option("--out", help="File to write.", callback=_file_if_any)]
+OptionalOutFile = Annotated[Path | None, typer.Option("--out", help="File to write.", callback=file_if_any)]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callback=_folder_to_write)]
 OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", callback=_folder_if_any)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
-SamplerOption = Annotated[str, typer.Option(help="ddim, ddpm or dpm++2m.")]
+SamplerOption = Annotated[Sampler, typer.Option(help="How a step is taken.")]
 LevelsOption = Annotated[
     str | None,
-    typer.Option(help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even."),
+    typer.Option(
+        help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even.",
+        autocompletion=lambda: list(LEVELS),
+    ),
 ]
 EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
 
@@ -59,16 +64,16 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Whether a parameter stands on the command line."""
+    """Whether a parameter stands on the command line, or in the file of --config."""
     source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
 
 
 def refuse_options(context: typer.Context, names: tuple[str, ...], why: str) -> None:
     """Options that would do nothing are refused, not ignored.
 
     Raises:
-        InputError: one of ``names`` stands on the command line.
+        InputError: one of ``names`` stands on the command line, or in the file of --config.
     """
     for name in names:
         if is_given(context, name):

@@ -1,6 +1,11 @@
 """Small texts on the command line to values."""
 
+from typing import TYPE_CHECKING
+
 from collafuse_runtimes.errors import InputError
+
+if TYPE_CHECKING:
+    from collafuse_runtimes.diffusion.samplers import Sampler
 
 
 def comma_integers(option: str, text: str) -> tuple[int, ...]:
@@ -35,6 +40,20 @@ def levels_or_timesteps(text: str) -> tuple[str, tuple[int, ...] | None]:
     except ValueError:
         valid = ", ".join(LEVELS)
         raise InputError(f"--levels {text!r} is unknown; valid: {valid}, or timesteps, e.g. 19,9,4,1,0") from None
+
+
+def way_named(sampler: str, eta: float, levels: str | None, steps: object) -> "tuple[Sampler, tuple[int, ...] | None]":
+    """(sampler, timesteps where --levels names them).
+
+    Raises:
+        InputError: unusable levels, or timesteps and a number of steps.
+    """
+    from collafuse_runtimes.diffusion.samplers import Sampler
+
+    spacing, timesteps = levels_or_timesteps(levels or usual_levels(sampler))
+    if timesteps is not None and steps is not None:
+        raise InputError(f"--levels {levels} names every timestep; leave out --steps")
+    return Sampler(sampler, eta, spacing), timesteps
 
 
 def value_window(text: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from collafuse_runtimes.errors import InputError
 
 PATHS_IN_TEXT = {"data": "", "image_kid": "=", "handover_kid": "="}
 """Parameters that are texts with a path in them: what separates it from what stands before."""
-NO_INPUTS = ("out", "cache")
+NO_INPUTS = ("out", "cache", "save_config")
 
 
 def expand_homes(command: Any) -> Any:

@@ -1,10 +1,11 @@
 """Options and the run both training commands share."""
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from collafuse_edge.cli.parts.fields import Values
 from collafuse_edge.cli.parts.output import emit, progress
 from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
 from collafuse_runtimes.errors import InputError
@@ -13,64 +14,19 @@ if TYPE_CHECKING:
     from collafuse_edge.training.loop import TrainRun
     from collafuse_edge.training.settings import TrainSettings
 
-Steps = Annotated[int, typer.Option(help="Optimizer steps.")]
-BatchSize = Annotated[int, typer.Option(help="Images per step, over all processes and accumulation parts.")]
-Accumulation = Annotated[int, typer.Option(help="Parts a batch is split into, to save memory.")]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate of Adam.")]
-HeadLearningRate = Annotated[
-    float | None, typer.Option(help="Peak learning rate of Adam. Default: the preset's, 3e-3 of edge, 1e-3 of others.")
-]
-LrSchedule = Annotated[str, typer.Option(help="cosine or constant.")]
-WarmupSteps = Annotated[int, typer.Option(help="Steps of linear warm-up.")]
-EmaDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
-ClipNorm = Annotated[float, typer.Option(help="Largest gradient norm.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-MixedPrecision = Annotated[
-    str | None, typer.Option(help="no, bf16 or fp16. Default: bf16 on a GPU that has it, else no.")
-]
-ChannelsLast = Annotated[
-    bool | None, typer.Option("--channels-last/--no-channels-last", help="Memory format. Default: on with a GPU.")
-]
-Compile = Annotated[bool, typer.Option("--compile", help="Run torch.compile (needs a C compiler).")]
 CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between saved states.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run exactly where its state was saved.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of torch. Default: its own, or as few as a quota pays.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Leave a GPU unused.")]
+Cpu = Annotated[bool, typer.Option("--cpu/--no-cpu", help="Leave a GPU unused.")]
 
 
-def settings_from(
-    steps: int,
-    batch_size: int,
-    accumulation: int,
-    learning_rate: float,
-    lr_schedule: str,
-    warmup_steps: int,
-    ema_decay: float,
-    clip_norm: float,
-    seed: int,
-    mixed_precision: str | None,
-    channels_last: bool | None,
-    compile_network: bool,
-    cpu: bool,
-) -> "TrainSettings":
-    """Settings from options; None becomes what the device has."""
+def settings_for(values: Values, cpu: bool, **suited: Any) -> "TrainSettings":
+    """Settings from options; what they leave open becomes what suits, of the device where that is all that counts."""
     from collafuse_edge.training.settings import TrainSettings, device_defaults
 
-    defaults = device_defaults(cpu)
-    return TrainSettings(
-        steps=steps,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        learning_rate=learning_rate,
-        lr_schedule=lr_schedule,
-        warmup_steps=warmup_steps,
-        ema_decay=ema_decay,
-        clip_norm=clip_norm,
-        seed=seed,
-        mixed_precision=mixed_precision if mixed_precision is not None else defaults[0],
-        channels_last=channels_last if channels_last is not None else defaults[1],
-        compile=compile_network,
-    )
+    precision, channels_last = device_defaults(cpu)
+    suited |= {"mixed_precision": precision, "channels_last": channels_last}
+    return TrainSettings(**suited | {name: value for name, value in values.items() if value is not None})
 
 
 def say(lines: list[str]) -> None:

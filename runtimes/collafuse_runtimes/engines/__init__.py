@@ -5,7 +5,8 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from collafuse_runtimes.engines.base import Engine, EngineOptions
+from collafuse_runtimes.engine_options import EngineOptions
+from collafuse_runtimes.engines.base import Engine
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 from collafuse_runtimes.files.bundle import HeadBundle
 from collafuse_runtimes.files.bundle_manifest import PRECISIONS

@@ -9,8 +9,9 @@ from scripted_sensor import Scripted, constant
 from virtual_clock import VirtualClock
 
 from collafuse_benchmarks.energy.integrate import MAX_HOLE_INTERVALS
-from collafuse_benchmarks.energy.measurement import EnergySettings, measure_energy
+from collafuse_benchmarks.energy.measurement import measure_energy
 from collafuse_benchmarks.energy.sensors.hwmon import BOARDS
+from collafuse_benchmarks.energy.settings import EnergySettings
 
 TEXT = (ROOT / "docs" / "energy.md").read_text()
 FLAT = " ".join(TEXT.split())

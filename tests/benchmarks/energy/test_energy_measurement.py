@@ -12,8 +12,9 @@ import pytest
 from scripted_sensor import Scripted, constant
 from virtual_clock import VirtualClock
 
-from collafuse_benchmarks.energy.measurement import EnergyInterrupted, EnergyResult, EnergySettings, measure_energy
+from collafuse_benchmarks.energy.measurement import EnergyInterrupted, EnergyResult, measure_energy
 from collafuse_benchmarks.energy.sensors import find_sensors
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_runtimes.errors import InputError
 
 IDLE_W, BUSY_W = 4.0, 19.0

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_clock import VirtualClock
 
-from collafuse_benchmarks.energy.measurement import EnergyResult, EnergySettings, measure_energy, with_meter
+from collafuse_benchmarks.energy.measurement import EnergyResult, measure_energy, with_meter
 from collafuse_benchmarks.energy.sensors.meter import MeterLog, read_meter
+from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_runtimes.errors import ArtefactError, InputError
 
 START = datetime(2026, 11, 24, 9, 30, tzinfo=timezone.utc).timestamp()

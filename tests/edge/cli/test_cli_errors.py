@@ -28,7 +28,8 @@ COMMANDS = ("init", "upload", "train-client", "train-server", "handoff", "export
 def test_usage_errors(arguments: tuple[str, ...], message: str) -> None:
     line = refusal(*arguments)
     assert message in line
-    assert line.endswith("; see `collafuse-edge --help`")
+    whose = "" if arguments in (("fly",), ("init", "--size")) else f" {arguments[0]}"
+    assert line.endswith(f"; see `collafuse-edge{whose} --help`")
 
 
 def test_help_and_version() -> None:

@@ -43,7 +43,7 @@ def test_server_and_heads_may_predict_different_things(tmp_path: Path) -> None:
     plan = read_plan(tmp_path / "p")
     assert (plan.prediction_type, plan.server_prediction_type) == ("v", "epsilon")
     wrong = refusal("init", "--size", 32, "--server-prediction", "x", "--out", tmp_path / "no")
-    assert "plan field server_prediction_type is 'x'; valid: epsilon or v" in wrong
+    assert "unknown server-prediction 'x'; valid: epsilon, v" in wrong
 
 
 @pytest.mark.parametrize(("cut_ratio", "heads"), [(0.2, "epsilon"), (0.8, "epsilon"), (1, "v")])
@@ -107,7 +107,7 @@ def test_the_same_plan_again_is_no_error_and_another_is(tmp_path: Path) -> None:
         (("--size", "0"), "plan field image_shape is (1, 0, 0)"),
         (("--size", "8", "--channels", 2), "plan field image_shape is (2, 8, 8)"),
         (("--size", "8", "--timesteps", 1), "plan field timesteps is 1; valid: an integer from 2 to 1000"),
-        (("--size", "8", "--schedule", "sigmoid"), "plan field schedule is 'sigmoid'; valid: cosine or linear"),
+        (("--size", "8", "--schedule", "sigmoid"), "unknown schedule 'sigmoid'; valid: cosine, linear"),
         (("--size", "8", "--cut-ratio", 1.5), "plan field cut_ratio is 1.5; valid: a number in [0, 1]"),
         (("--size", "8", "--cut-ratio", "nan"), "plan field cut_ratio is NaN"),
     ],

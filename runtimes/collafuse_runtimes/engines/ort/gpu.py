@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from collafuse_runtimes.device.machine import read_machine
 from collafuse_runtimes.diffusion.noise import Float32Array
-from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
+from collafuse_runtimes.engine_options import EngineOptions
+from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
 from collafuse_runtimes.engines.ort.session import (
     TENSORRT,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from collafuse_runtimes.diffusion.noise import Float32Array
-from collafuse_runtimes.engines.base import Engine, EngineOptions, Labels, Trajectory
+from collafuse_runtimes.engine_options import EngineOptions
+from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.cuda_device import ALIGNMENT, StreamTimer, open_device, upload_rows
 from collafuse_runtimes.engines.trt.binding import dtype_name, label, load_binding, make_logger, require
 from collafuse_runtimes.engines.trt.build import dynamic_shape

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.disk.atomic import new_directory, write_bytes
-from collafuse_runtimes.engines.base import EngineOptions
+from collafuse_runtimes.engine_options import EngineOptions
 from collafuse_runtimes.engines.cuda_device import DeviceInfo, device_info, select_device
 from collafuse_runtimes.engines.trt.binding import MODULES, load_binding, make_logger, require
 from collafuse_runtimes.engines.trt.build import (
