@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from collafuse_edge.cli import bench, distilling, edge, exporting, importing, inspecting, quality, server, site
 from collafuse_edge.cli.parts.config import take_files
 from collafuse_edge.cli.parts.paths import expand_homes, keep_inputs
+from collafuse_edge.cli.parts.verbose import speak
 
 WHO = {
     "On the site that owns the images": ("init", "upload", "train-client"),
@@ -44,8 +45,12 @@ app = typer.Typer(
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Before the command: say on stderr what is chosen, read and written.")
+    ] = False,
 ) -> None:
     """Split diffusion between a server and an edge device: train, export, run and measure the client head."""
+    speak(verbose)
     if version:
         from collafuse_runtimes import __version__
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 
+LOG = logging.getLogger("collafuse")
 DEFAULTS = EngineOptions()
 MAX_THREADS = 1024
 """More than any device has cores; libraries end the process where threads run out."""
@@ -150,6 +152,8 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
     _check_options(name, options)
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
     engine: Engine = engine_class(bundle, options)
+    told = {field.name: value for field in fields(options) if (value := getattr(options, field.name)) is not None}
+    LOG.info("engine %s, as asked: it can run here and takes %s heads; told %s", name, bundle.precision, told)
     return engine
 
 

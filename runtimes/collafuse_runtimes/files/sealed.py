@@ -7,6 +7,7 @@ finds damage and mix-ups; it is no signature. No pickle anywhere.
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = [
     "write_tensors",
 ]
 
+LOG = logging.getLogger("collafuse")
 Tensors = dict[str, npt.NDArray[Any]]
 
 _DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64")
@@ -77,6 +79,7 @@ def write_json(
     sealed["sha256"] = hashlib.sha256(canonical(sealed)).hexdigest()
     data = json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
     write_bytes(path, data, mode=mode, check=_check(path, format_name) if guard else None)
+    LOG.info("wrote %s, %d bytes", path, len(data))
 
 
 def read_json(path: Path, format_name: str, version: int | None = None) -> dict[str, Any]:
@@ -86,7 +89,9 @@ def read_json(path: Path, format_name: str, version: int | None = None) -> dict[
         ArtefactError: missing, not JSON, other format or version, or the digest does not match.
     """
     try:
-        payload = _parse(read_bytes(path, MOST_JSON))
+        data = read_bytes(path, MOST_JSON)
+        LOG.info("read %s, %d bytes", path, len(data))
+        payload = _parse(data)
     except ValueError as error:
         raise ArtefactError(
             f"{path} is not valid JSON (truncated or damaged?): {_short(error)}; copy it again"
@@ -121,6 +126,7 @@ def write_tensors(
     data = save(tensors, metadata=seal)
     data = data if metadata is None else _with_metadata(data, {**metadata, **seal})
     write_bytes(path, data, check=_check(path, format_name), before_rename=before_rename)
+    LOG.info("wrote %s, %d bytes", path, len(data))
 
 
 def read_tensors(path: Path, format_name: str, data: bytes | None = None) -> tuple[Tensors, dict[str, Any]]:
@@ -142,6 +148,7 @@ def read_tensors(path: Path, format_name: str, data: bytes | None = None) -> tup
                     file, os.fstat(file.fileno()).st_size
                 )  # before gigabytes of something else are read
             data = read_bytes(path)
+            LOG.info("read %s, %d bytes", path, len(data))
         payload = _payload_of_tensors(io.BytesIO(data), len(data))
         tensors = load(data)
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:

@@ -34,6 +34,7 @@ def test_every_path_parameter_knows_the_home(
     command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x").touch()  # --config reads its file at once
     leaf = COMMANDS[command]
     parameter = next(p for p in leaf.params if p.name == name)
     many = parameter.multiple or parameter.nargs == -1

@@ -1,6 +1,7 @@
 """The engine for a bundle on this machine: from the cache, from the bundle where that is trusted, or built now."""
 
 import hashlib
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -42,6 +43,8 @@ from collafuse_runtimes.files.bundle import (
     write_manifest,
 )
 from collafuse_runtimes.files.sealed import read_bytes
+
+LOG = logging.getLogger("collafuse")
 
 MAX_BATCH, OPT_BATCH = 8, 1
 """Of an engine nobody asked a batch of: the batch size of ``infer``, and one image at a time at full speed."""
@@ -98,6 +101,7 @@ def build_engine(
     machine = machine_key(trt, device)
     key, cache = engine_key(bundle.model_sha256, profile, machine), EngineCache(options.cache)
     found = cache.lookup(key)
+    LOG.info("engine cache: %s", found.reason)
     if found.entry is not None:
         return _report(found.entry, True, found.reason)
     timings = cache.timings(machine)
@@ -147,6 +151,7 @@ def find_engine(
         return _trusted_engine(bundle, {"model_sha256": model_sha256, **machine})
     cache = EngineCache(options.cache)
     found = cache.lookup_any_profile(engine_key(model_sha256, BatchProfile(OPT_BATCH, MAX_BATCH), machine))
+    LOG.info("engine cache: %s", found.reason)
     if found.entry is not None:
         with suppress(PushedOut):
             return FoundEngine(found.entry.key, cache.read(found.entry))
