@@ -16,7 +16,7 @@ def check_threads(threads: int | None) -> None:
         InputError: it is out of range.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads {threads} out of range: valid are 1 to {MAX_THREADS}")
+        raise InputError(f"threads {threads} out of range: must be 1 to {MAX_THREADS}")
 
 
 @contextmanager

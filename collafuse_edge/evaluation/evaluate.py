@@ -137,7 +137,7 @@ def kid(real: Float32Array, generated: Generated, extractor: Path, *, real_name:
     """
     images = generated.images
     if min(len(real), len(images)) < 2:
-        raise InputError(f"KID needs 2 and more images a side; real {len(real)}, generated {len(images)}")
+        raise InputError(f"KID needs at least 2 images a side; real {len(real)}, generated {len(images)}")
     of_real, of_generated = features_of(extractor, real), features_of(extractor, images)
     try:
         with np.errstate(over="ignore", invalid="ignore"):

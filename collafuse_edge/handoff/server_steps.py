@@ -60,7 +60,7 @@ def make_handover(
     """
     sampler = sampler or DEFAULT_SAMPLER
     if count < 1 or batch_size < 1:
-        raise InputError(f"count {count}, batch size {batch_size}: valid are 1 and more")
+        raise InputError(f"count {count}, batch size {batch_size}: must be at least 1")
     transitions = server_way(plan, steps, sampler, timesteps)
     if timesteps is not None:
         sampler = replace(sampler, levels=GIVEN)

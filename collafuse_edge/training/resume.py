@@ -152,7 +152,7 @@ def _require_shapes(tensors: Tensors, state: TrainState) -> None:
         for part in ("model", "ema", *_MOMENTS):
             found = tensors[f"{part}.{name}"]
             if found.shape != tuple(parameter.shape) or not np.isfinite(found).all():
-                raise ValueError(f"{part}.{name}, {found.shape}: valid are finite numbers of {tuple(parameter.shape)}")
+                raise ValueError(f"{part}.{name}, {found.shape}: must be finite numbers of {tuple(parameter.shape)}")
 
 
 def _progress_from(stored: dict[str, Any]) -> Progress:

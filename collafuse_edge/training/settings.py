@@ -35,8 +35,8 @@ class TrainSettings:
         from collafuse_runtimes.diffusion.noise import check_seed
 
         for name in ("steps", "batch_size", "accumulation"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "1 and more")
-        _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 and more")
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
         for name in ("learning_rate", "clip_norm"):
             _require(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive numbers")
         _require("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "0 to below 1")

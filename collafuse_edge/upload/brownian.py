@@ -47,7 +47,7 @@ def grid_index(s: float) -> int:
         InputError: s is negative, NaN or above 2^80.
     """
     if not 0 <= s <= grid_time(LAST):
-        raise InputError(f"noise variance {s} out of range: valid are 0 to {grid_time(LAST):.0e}")
+        raise InputError(f"noise variance {s} out of range: must be 0 to {grid_time(LAST):.0e}")
     mantissa, exponent = math.frexp(s)  # s = mantissa 2^exponent, mantissa in [1/2, 1)
     octave = exponent - LOWEST
     if s == 0 or octave < 1:

@@ -53,7 +53,7 @@ def make_paper_shard(images: Float32Array, plan: SplitPlan, draws: int, seed: in
     """
     require_server_part(plan)
     if draws < 1:
-        raise InputError(f"draws {draws} out of range: valid are 1 and more")
+        raise InputError(f"draws {draws} out of range: must be at least 1")
     random = np.random.Generator(np.random.Philox(check_seed(seed)))
     x_0 = np.repeat(images, draws, axis=0)[random.permutation(len(images) * draws)]
     t = random.integers(plan.cut, plan.timesteps, len(x_0))

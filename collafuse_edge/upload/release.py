@@ -132,7 +132,7 @@ def _check_request(
     require_server_part(plan)
     check_seed(seed)
     if draws < 1:
-        raise InputError(f"draws {draws} out of range: valid are 1 and more")
+        raise InputError(f"draws {draws} out of range: must be at least 1")
 
 
 def _open_ledger(path: Path, secret: Secret, key: Path) -> Ledger | None:

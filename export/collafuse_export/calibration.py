@@ -27,7 +27,7 @@ def split_handover(handover: Handover) -> tuple[range, range]:
     count = len(handover)
     if count < 2:
         raise InputError(
-            f"a hand-over file of {count} tensor cannot calibrate: valid are 2 and more (16 calibrate, 8 check); "
+            f"a hand-over file of {count} tensor cannot calibrate: it must hold at least 2 (16 calibrate, 8 check); "
             "make one with `collafuse-edge handoff --count 24`"
         )
     check = min(MAX_CHECK, max(count // 3, 1))

@@ -299,7 +299,7 @@ def _spread(bundle: HeadBundle, source: Handover | Float32Array) -> Float32Array
     check_images("x_tc" if is_handover else "images", given, plan.image_shape)
     if len(given) < LEAST:
         what = "make them with `collafuse-edge handoff --count 48`" if is_handover else "give more images"
-        raise InputError(f"{len(given)} tensors are too few to fit and to judge; valid: {LEAST} and more; {what}")
+        raise InputError(f"{len(given)} tensors are too few to fit and to judge; valid: at least {LEAST}; {what}")
     chosen: Float32Array = given[np.linspace(0, len(given) - 1, min(len(given), MOST_TENSORS)).round().astype(int)]
     return chosen
 

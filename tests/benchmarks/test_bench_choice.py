@@ -128,7 +128,7 @@ def test_a_limit_set_as_advised_is_kept(total_ms: float, noise: float) -> None:
      ("min_noise_level", math.inf), ("min_noise_level", -0.1), ("min_handover_kid", math.nan)],
 )  # fmt: skip
 def test_limits_that_cannot_be_are_refused(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')} .* out of range: valid are "):
+    with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')} .* out of range: must be "):
         Limits(**{name: value})
 
 
@@ -218,5 +218,5 @@ def test_a_way_of_unknown_quality_is_not_within_any_and_is_said_where_chosen() -
 
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
 def test_a_distance_that_is_none_is_refused(value: float) -> None:
-    with pytest.raises(InputError, match=r"--max-kid-above-best .* out of range: valid are finite numbers, 0 and more"):
+    with pytest.raises(InputError, match=r"--max-kid-above-best .*: must be a finite number of at least 0"):
         Limits(max_kid_above_best=value)

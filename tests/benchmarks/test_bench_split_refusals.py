@@ -18,7 +18,7 @@ from collafuse_runtimes.files.plan_file import read_plan
     [
         ((), "nothing to measure: give head bundles, --server, or both"),
         (("--server", "@server"), "the server's side alone needs --cuts"),
-        (("--server", "@server", "--cuts", "0,2"), "--cuts '0,2': valid are different numbers from 0 to 1"),
+        (("--server", "@server", "--cuts", "0,2"), "--cuts '0,2': valid: different numbers from 0 to 1"),
         (("--server", "@other/server", "@edge.head"), "plans disagree on timesteps"),
         (("@edge.head", "--engine", "ort-cpu,none"), "unknown engine 'none'"),
         (("@edge.head", "--dtype", "int8"), "unknown dtype 'int8'; valid: float32, float16"),
@@ -30,7 +30,7 @@ from collafuse_runtimes.files.plan_file import read_plan
         (("@edge.head", "--server", "@server", "--server-steps", "-3"), "server steps -3 out of range"),
         (("@edge.head", "@edge.head"), "edge.head is given twice; give each once"),
         (("@edge.head", "--engine", "ort-cpu,ort-cpu"), "engine ort-cpu is given twice"),
-        (("@edge.head", "--max-latency-ms", "nan"), "--max-latency-ms nan out of range: valid are numbers above 0"),
+        (("@edge.head", "--max-latency-ms", "nan"), "--max-latency-ms nan out of range: must be above 0"),
         (("@edge.head", "--max-energy-j", "1e400"), "--max-energy-j inf out of range"),
         (
             ("@edge.head", "--link-latency-ms", "5"),

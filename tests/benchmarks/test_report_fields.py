@@ -50,7 +50,7 @@ class Outer(Record):
 
     def __post_init__(self) -> None:
         if self.name == "odd":
-            raise InputError("name 'odd' is out of range: valid are others")
+            raise InputError("name 'odd' is out of range: must be others")
 
 
 WHOLE = Outer("x", (1.0, 2.5), (Inner("a", (1, 0.5)), Inner("b")), {"n": 1, "is": True, "s": "t"}, {"any": [None, {}]})
@@ -68,7 +68,7 @@ def test_what_is_written_is_read_again() -> None:
     ("place", "value", "line"),
     [
         (("name",), 5, "name is 5; valid: a text"),
-        (("name",), "odd", "it: name 'odd' is out of range: valid are others"),
+        (("name",), "odd", "it: name 'odd' is out of range: must be others"),
         (("values",), {}, "values is {}; valid: a list"),
         (("values", 1), "fast", "values[1] is 'fast'; valid: a number from -1e+15 to 1e+15"),
         (("values", 0), True, "values[0] is True; valid: a number from -1e+15 to 1e+15"),
@@ -147,8 +147,8 @@ def test_a_split_report_comes_back_as_it_was() -> None:
     [
         ({"side": "middle"}, "side is 'middle'; valid: server, edge"),
         ({"plan": {**PLAN.to_dict(), "timesteps": 0}}, "plan: plan field timesteps is 0; valid: "),
-        ({"rows": [{**ROW, "steps": 0}]}, r"rows\[0\]: steps 0 out of range: valid are 1 and more"),
-        ({"rows": [{**ROW, "cut_ratio": 2}]}, r"rows\[0\]: cut_ratio 2 out of range: valid are 0"),
+        ({"rows": [{**ROW, "steps": 0}]}, r"rows\[0\]: steps 0 out of range: must be at least 1"),
+        ({"rows": [{**ROW, "cut_ratio": 2}]}, r"rows\[0\]: cut_ratio 2 out of range: must be 0"),
         ({"rows": [{**ROW, "energy": {}}]}, r"rows\[0\].energy: it lacks settings, complete"),
         ({"rows": [{**ROW, "sampler": {"name": "x"}}]}, r"rows\[0\].sampler: unknown sampler 'x'"),
     ],

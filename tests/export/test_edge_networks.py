@@ -13,7 +13,7 @@ from small_training import easy_images, small_run
 
 from collafuse_edge.importing.unet import network_of
 from collafuse_edge.training.loop import train
-from collafuse_edge.training.presets import PRESETS, build_network, network_config, network_cost
+from collafuse_edge.training.presets import PRESETS, build_network, network_config
 from collafuse_edge.training.tasks import ClientTask
 from collafuse_export import export_head
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -22,6 +22,7 @@ from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.files.bundle import MODEL, HeadBundle
 from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.networks.network import network_cost
 from collafuse_runtimes.verify import verify_bundle
 
 torch = pytest.importorskip("torch")
@@ -58,7 +59,7 @@ def bundle(checkpoint: Checkpoint) -> HeadBundle:
 def test_an_edge_network_costs_about_half_of_tiny(preset: str) -> None:
     plan = SplitPlan((1, 32, 32))
     config, tiny = network_config(preset, plan), network_config("tiny", plan)
-    (parameters, flops), (_, least) = (network_cost(build_network(c, 0), c, plan) for c in (config, tiny))
+    (parameters, flops), (_, least) = (network_cost(build_network(c, 0), plan.image_shape) for c in (config, tiny))
     assert flops < 0.6 * least
     assert parameters < 300_000
 

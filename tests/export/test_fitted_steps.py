@@ -172,8 +172,8 @@ def test_tensors_that_say_nothing_are_refused_with_the_figures() -> None:
 @pytest.mark.parametrize(
     ("counts", "source", "options", "message"),
     [
-        ((3,), calibration(PLAN, LEAST - 1), {}, "5 tensors are too few to fit and to judge; valid: 6 and more; make"),
-        ((3,), np.zeros((5, 1, 16, 16), np.float32), {}, "valid: 6 and more; give more images"),
+        ((3,), calibration(PLAN, LEAST - 1), {}, "5 tensors are too few to fit and to judge; valid: at least 6; make"),
+        ((3,), np.zeros((5, 1, 16, 16), np.float32), {}, "valid: at least 6; give more images"),
         ((3,), np.zeros((9, 1, 8, 8), np.float32), {}, r"images has shape \(9, 1, 8, 8\)"),
         ((3,), np.full((9, 1, 16, 16), np.nan, np.float32), {}, "images holds NaN"),
         ((20,), calibration(PLAN, 9), {}, "20 steps cannot be fitted to a teacher of 20; valid: step counts below it"),

@@ -207,7 +207,7 @@ class _Run:
     def _unit(self) -> int:
         images = self._work()
         if isinstance(images, bool) or not isinstance(images, int | np.integer) or images < 1:
-            raise InputError(f"the work returned {images!r}; valid is the number of images it made, 1 and more")
+            raise InputError(f"the work returned {images!r}; valid is the number of images it made, at least 1")
         return int(images)
 
     def _window(self, phase: str, seconds: float, step: Callable[[], None]) -> Window:

@@ -52,7 +52,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         if self.images < 1:
-            raise InputError(f"images {self.images} out of range: valid are 1 and more")
+            raise InputError(f"images {self.images} out of range: must be at least 1")
 
 
 @dataclass(frozen=True)

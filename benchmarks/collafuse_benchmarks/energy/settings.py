@@ -26,4 +26,4 @@ class EnergySettings:
         for name, least in limits.items():
             value = getattr(self, name)
             if not least <= value < float("inf"):
-                raise InputError(f"{name} {value} out of range: valid are {least} and more")
+                raise InputError(f"{name} {value} out of range: must be at least {least}")

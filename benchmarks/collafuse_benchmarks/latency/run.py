@@ -143,7 +143,7 @@ def measure_latency(
     count = bundle.row_range(steps).steps
     loads = [Workload(bundle, handover, count, batch) for batch in batches]
     if not loads or len(set(batches)) != len(loads):
-        raise InputError(f"batches {', '.join(map(str, batches))}: valid are one or more different batch sizes")
+        raise InputError(f"batches {', '.join(map(str, batches))}: valid: one or more different batch sizes")
     engine = open_engine(bundle, engine_name, options)
     before = read_device_state()
     report = LatencyReport(

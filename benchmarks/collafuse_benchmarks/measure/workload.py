@@ -43,7 +43,7 @@ class Workload:
         require_same_plan(self.bundle.plan, f"head {self.bundle.path}", self.handover.plan, "the hand-over file")
         self.bundle.row_range(self.steps)
         if not 1 <= self.batch <= 1024:
-            raise InputError(f"batch {self.batch} out of range: valid are 1 to 1024")
+            raise InputError(f"batch {self.batch} out of range: must be 1 to 1024")
 
     def tensors(self, i: int) -> tuple[Float32Array, list[int]]:
         """Batch number i: (B, C, H, W) float32 and the sample index of each."""

@@ -41,11 +41,11 @@ class Limits(Record):
     def __post_init__(self) -> None:
         above = self.max_kid_above_best
         if above is not None and not 0 <= above < math.inf:
-            raise InputError(f"{ABOVE_BEST} {above:g} out of range: valid are finite numbers, 0 and more")
+            raise InputError(f"{ABOVE_BEST} {above:g} out of range: must be a finite number of at least 0")
         for name, rule in RULES.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and rule.least <= value <= rule.most):
-                raise InputError(f"{rule.option} {value:g} out of range: valid are {rule.valid}")
+                raise InputError(f"{rule.option} {value:g} out of range: must be {rule.valid}")
 
     @property
     def is_empty(self) -> bool:
@@ -82,17 +82,15 @@ class _Rule:
 
 RULES = {
     "max_latency_ms": _Rule(
-        "--max-latency-ms", lambda row: row.total_ms, True, "milliseconds", "numbers above 0", sys.float_info.min
+        "--max-latency-ms", lambda row: row.total_ms, True, "milliseconds", "above 0", sys.float_info.min
     ),
-    "max_energy_j": _Rule(
-        "--max-energy-j", lambda row: row.total_j, True, "joules", "numbers above 0", sys.float_info.min
-    ),
+    "max_energy_j": _Rule("--max-energy-j", lambda row: row.total_j, True, "joules", "above 0", sys.float_info.min),
     "min_noise_level": _Rule(
         "--min-noise-level",
         lambda row: row.noise_level if row.transfer_bytes else math.inf,
         False,
         "noise level",
-        "finite numbers, 0 and more",
+        "a finite number of at least 0",
         0.0,
     ),
     "min_handover_kid": _Rule(

@@ -85,9 +85,9 @@ class Row(Record):
 
     def __post_init__(self) -> None:
         if not 0 <= self.cut_ratio <= 1:
-            raise InputError(f"cut_ratio {self.cut_ratio:g} out of range: valid are 0 to 1")
+            raise InputError(f"cut_ratio {self.cut_ratio:g} out of range: must be 0 to 1")
         if self.steps < 1:
-            raise InputError(f"steps {self.steps} out of range: valid are 1 and more")
+            raise InputError(f"steps {self.steps} out of range: must be at least 1")
 
     @cached_property
     def summary(self) -> Summary | None:

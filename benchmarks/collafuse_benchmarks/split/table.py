@@ -37,9 +37,9 @@ class Link(Record):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mbps) and self.mbps > 0):
-            raise InputError(f"link speed {self.mbps} Mbit/s out of range: valid are numbers above 0")
+            raise InputError(f"link speed {self.mbps} Mbit/s out of range: must be above 0")
         if not (math.isfinite(self.latency_ms) and self.latency_ms >= 0):
-            raise InputError(f"link latency {self.latency_ms} ms out of range: valid are 0 and more")
+            raise InputError(f"link latency {self.latency_ms} ms out of range: must be at least 0")
 
     def transfer_ms(self, count: int) -> float:
         """For ``count`` bytes; nothing for none."""

@@ -51,7 +51,7 @@ def run_training(run: "TrainRun", threads: int | None, as_json: bool, notes: tup
     from collafuse_edge.training.resume import Progress
 
     if not run.checkpoint_minutes >= 0:
-        raise InputError(f"--checkpoint-minutes {run.checkpoint_minutes} out of range: valid are 0 and more")
+        raise InputError(f"--checkpoint-minutes {run.checkpoint_minutes} out of range: must be at least 0")
     is_first = os.environ.get("RANK", "0") == "0"  # set by `accelerate launch`
     unsaid = [f"note      {line}" for line in notes if is_first and not as_json]
     title = f"train {run.task.role}"

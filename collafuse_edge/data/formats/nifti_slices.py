@@ -137,7 +137,7 @@ def _require_size(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, star
         voxels *= max(side, 0)
     size = start + voxels * np.dtype(dtype).itemsize
     if not voxels:
-        raise InputError(f"{path} has shape {shape}; valid: sides of 1 and more")
+        raise InputError(f"{path} has shape {shape}; valid: sides of at least 1")
     if voxels > MAX_VOXELS:
         raise InputError(f"{path} has shape {shape}; valid: at most {MAX_VOXELS} voxels; crop it or shrink it")
     if path.name.lower().endswith(".gz"):

@@ -47,5 +47,5 @@ def noise_batch(seed: int, sample_indices: Iterable[int], timestep: int, shape: 
 
 def _check_word(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= MAX_SEED:
-        raise InputError(f"{name} {reprlib.repr(value)} out of range: valid are the integers 0 to {MAX_SEED}")
+        raise InputError(f"{name} {reprlib.repr(value)} out of range: must be an integer from 0 to {MAX_SEED}")
     return int(value)

@@ -45,7 +45,7 @@ class Sampler:
         if self.name not in SAMPLERS:
             raise InputError(f"unknown sampler {self.name!r}; valid: {', '.join(SAMPLERS)}")
         if not 0 <= self.eta <= 1:
-            raise InputError(f"eta {self.eta} out of range: valid are 0 to 1")
+            raise InputError(f"eta {self.eta} out of range: must be 0 to 1")
         if self.name != "ddim" and self.eta:
             raise InputError(f"eta {self.eta} has no meaning for {self.name}; leave it out or use ddim")
         if self.levels not in (*LEVELS, GIVEN):

@@ -180,9 +180,9 @@ def _check_options(name: str, options: EngineOptions) -> None:
     if "checkpoint" in taken and options.checkpoint is None:
         raise InputError(f"engine {name} needs the head's checkpoint; give one")
     if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
-        raise InputError(f"threads {options.threads} out of range: valid are 1 to {MAX_THREADS}")
+        raise InputError(f"threads {options.threads} out of range: must be 1 to {MAX_THREADS}")
     if options.device is not None and options.device < 0:
-        raise InputError(f"device {options.device} out of range: valid are 0 and more")
+        raise InputError(f"device {options.device} out of range: must be at least 0")
 
 
 def _runnable() -> str:

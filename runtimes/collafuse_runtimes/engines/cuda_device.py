@@ -283,7 +283,7 @@ def require_device(index: int) -> int:
     """
     count = device_count()
     if not 0 <= index < count:
-        raise InputError(f"device {index} does not exist: valid are 0 to {count - 1}")
+        raise InputError(f"device {index} does not exist: must be 0 to {count - 1}")
     return index
 
 

@@ -324,7 +324,7 @@ def _require_plain_files(path: Path) -> None:
 def _read_files(path: Path, stated: Any, engines: Any) -> dict[Path, bytes]:
     """Each file once; its digest is of the very bytes that are kept."""
     if not isinstance(engines, dict) or not all(ENGINE_NAME.fullmatch(name) for name in engines):
-        raise ArtefactError(f"{path / MANIFEST} names engines {engines!r}; valid are files *.engine; export again")
+        raise ArtefactError(f"{path / MANIFEST} names engines {engines!r}; valid: files *.engine; export again")
     if not isinstance(stated, dict) or set(stated) != {MODEL, GOLDEN, *engines}:
         also = f" and its engines {sorted(engines)}" if engines else ""
         raise ArtefactError(

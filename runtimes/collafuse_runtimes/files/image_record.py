@@ -107,7 +107,7 @@ def read_record(array: Path) -> ImageRecord | None:
 def _integer(payload: dict[str, Any], key: str) -> int:
     value = payload[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{key} is {value!r}; valid: integers of 0 and more")
+        raise InputError(f"{key} is {value!r}; valid: integers of at least 0")
     return value
 
 

@@ -68,7 +68,7 @@ def write_contact_sheet(
     count, _, height, width = images.shape
     columns = min(count, math.ceil(math.sqrt(count))) if columns is None else columns
     if columns < 1:
-        raise InputError(f"columns {columns} out of range: valid are 1 and more")
+        raise InputError(f"columns {columns} out of range: must be at least 1")
     if captions is not None and len(captions) != count:
         raise InputError(f"{len(captions)} captions for {count} images; give one each, or none")
     cell_height = height + _GAP + (_CAPTION_HEIGHT if captions else 0)

@@ -193,7 +193,7 @@ def _body(path: Path, format_name: str, payload: dict[str, Any], version: int) -
         )
     except ValueError as error:
         raise ArtefactError(
-            f"cannot write {path}: a value is NaN or infinite ({_short(error)}); valid are finite numbers"
+            f"cannot write {path}: a value is NaN or infinite ({_short(error)}); valid: finite numbers"
         ) from None
     return body
 

@@ -261,18 +261,18 @@ def test_work_that_counts_no_images_is_refused(returned: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "valid"),
     [
-        ("idle_s", 0.5, "1 and more"),
-        ("window_s", 9.9, "10 and more"),
-        ("min_updates", 1, "2 and more"),
-        ("prolong_s", -0.1, "0 and more"),
-        ("trials", 0, "1 and more"),
-        ("warmup", -1, "0 and more"),
-        ("window_s", float("nan"), "10 and more"),
-        ("idle_s", float("inf"), "1 and more"),
+        ("idle_s", 0.5, "at least 1"),
+        ("window_s", 9.9, "at least 10"),
+        ("min_updates", 1, "at least 2"),
+        ("prolong_s", -0.1, "at least 0"),
+        ("trials", 0, "at least 1"),
+        ("warmup", -1, "at least 0"),
+        ("window_s", float("nan"), "at least 10"),
+        ("idle_s", float("inf"), "at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, value: Any, valid: str) -> None:
-    with pytest.raises(InputError, match=f"^{name} {value} out of range: valid are {valid}$"):
+    with pytest.raises(InputError, match=f"^{name} {value} out of range: must be {valid}$"):
         EnergySettings(**{name: value})
 
 

@@ -112,7 +112,7 @@ def test_bad_files_are_refused_by_line(tmp_path: Path) -> None:
     twice = refusal(tmp_path, [good, (START + 1, 5), (START + 1, 5)])
     assert "reading 3 (2026-11-24T09:30:01.000Z) is not after the one before (2026-11-24T09:30:01.000Z)" in twice
     assert "must increase" in refusal(tmp_path, [(START + 1, 5), good])
-    assert "holds 1 readings; valid are 2 and more" in refusal(tmp_path, [good])
+    assert "holds 1 readings; must be at least 2" in refusal(tmp_path, [good])
     assert "has the columns when, power; its first line must name time and watts" in refusal(
         tmp_path, [good], header="when,power"
     )

@@ -184,7 +184,7 @@ def test_folders_of_older_releases_are_scored_without_a_name(tmp_path: Path) -> 
         ),
         (lambda record: record["head"].pop("steps"), "images.json lacks or mistypes a field ('steps'); run `infer`"),
         (lambda record: record.update(head=None), "images.json lacks or mistypes a field ("),
-        (lambda record: record.update(seed="1"), "images.json: seed is '1'; valid: integers of 0 and more"),
+        (lambda record: record.update(seed="1"), "images.json: seed is '1'; valid: integers of at least 0"),
         (lambda record: record["head"]["sampler"].update(name="x"), "images.json: unknown sampler 'x'"),
         (lambda record: record["plan"].update(timesteps=11), "images.json: the fingerprint is not that of the plan"),
     ],
@@ -255,7 +255,7 @@ def test_files_that_are_no_extractor(tmp_path: Path) -> None:
 
 
 def test_one_image_is_no_distribution(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="KID needs 2 and more images a side; real 4, generated 1"):
+    with pytest.raises(InputError, match="KID needs at least 2 images a side; real 4, generated 1"):
         kid(waves(4), waves(1), write_extractor(tmp_path / "e.onnx"))
 
 

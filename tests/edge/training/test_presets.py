@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from collafuse_edge.training.presets import PRESETS, build_network, describe_cost, network_config, network_cost
+from collafuse_edge.training.presets import PRESETS, build_network, describe_cost, network_config
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.networks.network import network_cost
 
 PAPER_PARAMETERS = 2_439_457
 
@@ -87,7 +88,7 @@ def test_cost_is_counted_from_the_network() -> None:
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 module.register_forward_hook(add)
-        found = network_cost(network, config, plan)
+        found = network_cost(network, plan.image_shape)
         assert found[0] == sum(p.numel() for p in network.parameters())
         counts[size] = (found[1], expected)
     for found_flops, counted in counts.values():

@@ -82,7 +82,7 @@ def test_labels_reach_conditional_heads_alone() -> None:
     for wrong, classes, message in (
         (labels, None, "not class-conditional"),
         (None, 3, "give one label from 0 to 2"),
-        (labels, 2, "label 2 out of range: valid are 0 to 1"),
+        (labels, 2, "label 2 out of range: must be 0 to 1"),
         (labels[:7], 3, r"labels have shape \(7,\)"),
     ):
         with pytest.raises(InputError, match=message):

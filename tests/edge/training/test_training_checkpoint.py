@@ -130,10 +130,10 @@ def test_what_this_machine_cannot_do_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "valid"),
     [
-        ("steps", 0, "1 and more"),
-        ("batch_size", 0, "1 and more"),
-        ("accumulation", -1, "1 and more"),
-        ("warmup_steps", -1, "0 and more"),
+        ("steps", 0, "at least 1"),
+        ("batch_size", 0, "at least 1"),
+        ("accumulation", -1, "at least 1"),
+        ("warmup_steps", -1, "at least 0"),
         ("learning_rate", 0.0, "positive numbers"),
         ("learning_rate", float("nan"), "positive numbers"),
         ("clip_norm", float("inf"), "positive numbers"),

@@ -106,7 +106,7 @@ def test_threads_are_those_asked_for_and_what_was_before_comes_back(
     assert set(seen) == {3}
     assert torch.get_num_threads() == before
     line = refusal(*command(name), "--threads", 0, "--out", tmp_path / "none")
-    assert line == "error: threads 0 out of range: valid are 1 to 1024"
+    assert line == "error: threads 0 out of range: must be 1 to 1024"
     assert not (tmp_path / "none").exists()
 
 

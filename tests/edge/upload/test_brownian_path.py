@@ -104,5 +104,5 @@ def test_the_clean_level_has_no_noise() -> None:
 
 @pytest.mark.parametrize("s", [-1e-9, math.nan, math.inf, 2.0**81])
 def test_impossible_times_are_refused(s: float) -> None:
-    with pytest.raises(InputError, match="out of range: valid are 0 to 1e"):
+    with pytest.raises(InputError, match="out of range: must be 0 to 1e"):
         path_weights(s)

@@ -49,7 +49,7 @@ def test_unknown_words_and_numbers_out_of_range(tmp_path: Path, plan_file: Path)
     upload = ("upload", *DATA, "--plan", plan_file, "--key", tmp_path / "key", "--out", tmp_path / "shard")
     assert "unknown protocol 'secret'; valid: upload, paper" in refusal(*upload, "--protocol", "secret")
     assert "unknown dtype 'float64'; valid: float16, float32" in refusal(*upload, "--dtype", "float64")
-    assert "draws 0 out of range: valid are 1 and more" in refusal(*upload, "--protocol", "paper", "--draws", 0)
+    assert "draws 0 out of range: must be at least 1" in refusal(*upload, "--protocol", "paper", "--draws", 0)
     assert "seed -1 out of range" in refusal(*upload, "--protocol", "paper", "--seed", -1)
     assert "cannot write" in refusal(*upload[:-1], tmp_path / "nowhere" / "shard")
     with pytest.raises(InputError, match=r"cut_ratio 1\.0 leaves no step"):

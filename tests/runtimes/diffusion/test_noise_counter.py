@@ -83,14 +83,14 @@ def test_neighbouring_blocks_are_uncorrelated(other: tuple[int, int, int]) -> No
 def test_seeds_out_of_range_are_refused(seed: Any) -> None:
     with pytest.raises(InputError) as caught:
         check_seed(seed)
-    assert str(caught.value) == f"seed {seed!r} out of range: valid are the integers 0 to 18446744073709551615"
+    assert str(caught.value) == f"seed {seed!r} out of range: must be an integer from 0 to 18446744073709551615"
 
 
 @pytest.mark.parametrize(
     ("index", "timestep", "name"), [(-1, 0, "sample index"), (2**64, 0, "sample index"), (0, -1, "timestep")]
 )
 def test_indices_out_of_range_are_refused(index: int, timestep: int, name: str) -> None:
-    with pytest.raises(InputError, match=f"^{name} .* out of range: valid are the integers 0 to 18446744073709551615$"):
+    with pytest.raises(InputError, match=f"^{name} .*: must be an integer from 0 to 18446744073709551615$"):
         gaussian_noise(0, index, timestep, (1,))
 
 

@@ -125,9 +125,9 @@ def test_noise_is_asked_for_exactly_by_stochastic_samplers(sampler: Sampler) -> 
     ("name", "eta", "message"),
     [
         ("euler", 0.0, "unknown sampler 'euler'; valid: ddim, ddpm, dpm\\+\\+2m"),
-        ("ddim", 1.5, "eta 1.5 out of range: valid are 0 to 1"),
-        ("ddim", -0.1, "eta -0.1 out of range: valid are 0 to 1"),
-        ("ddim", float("nan"), "eta nan out of range: valid are 0 to 1"),
+        ("ddim", 1.5, "eta 1.5 out of range: must be 0 to 1"),
+        ("ddim", -0.1, "eta -0.1 out of range: must be 0 to 1"),
+        ("ddim", float("nan"), "eta nan out of range: must be 0 to 1"),
         ("ddpm", 0.5, "eta 0.5 has no meaning for ddpm; leave it out or use ddim"),
     ],
 )

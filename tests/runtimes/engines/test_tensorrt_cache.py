@@ -156,7 +156,7 @@ def test_opening_takes_the_engine_of_the_largest_batch_there_is(machine: Machine
 
 @pytest.mark.parametrize(("opt_batch", "max_batch"), [(0, 8), (9, 8), (1, 1025), (1, 1)])
 def test_batches_out_of_range(machine: Machine, opt_batch: int, max_batch: int) -> None:
-    valid = "valid are 1 <= opt <= max and 2 <= max <= 1024"
+    valid = "valid: 1 <= opt <= max and 2 <= max <= 1024"
     with pytest.raises(InputError, match=f"opt_batch {opt_batch}, max_batch {max_batch}: {valid}"):
         machine.build(opt_batch=opt_batch, max_batch=max_batch)
 
@@ -299,9 +299,9 @@ def test_a_bundled_engine_that_is_not_the_manifests_is_refused(machine: Machine)
     ("change", "message"),
     [
         (lambda m: m["engines"].clear(), "does not name exactly model.onnx and golden.safetensors"),
-        (lambda m: m["engines"].update({"../x.engine": {}}), "valid are files *.engine"),
-        (lambda m: m["engines"].update({"run_me.py": {}}), "valid are files *.engine"),
-        (lambda m: m.update(engines=[]), "valid are files *.engine"),
+        (lambda m: m["engines"].update({"../x.engine": {}}), "valid: files *.engine"),
+        (lambda m: m["engines"].update({"run_me.py": {}}), "valid: files *.engine"),
+        (lambda m: m.update(engines=[]), "valid: files *.engine"),
         (
             lambda m: m["engines"].update({n: {"gpu": 1} for n in m["engines"]}),
             "valid: names of engine files to their keys",
@@ -320,7 +320,7 @@ def test_a_manifest_without_the_key_engines_is_refused(machine: Machine) -> None
     manifest = read_json(machine.bundle.path / MANIFEST, FORMAT)
     assert manifest.pop("engines") == {}
     write_json(machine.bundle.path / MANIFEST, FORMAT, manifest)
-    with pytest.raises(ArtefactError, match=r"names engines None; valid are files \*.engine; export again"):
+    with pytest.raises(ArtefactError, match=r"names engines None; valid: files \*.engine; export again"):
         read_bundle(machine.bundle.path)
 
 

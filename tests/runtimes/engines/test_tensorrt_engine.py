@@ -205,7 +205,7 @@ def test_a_batch_beyond_the_profile_is_refused(cuda: FakeCuda, monkeypatch: pyte
     x_tc, _ = inputs(bundle, 9)
     with open_engine(bundle, "tensorrt") as engine:
         engine.denoise(x_tc[:8], 7)
-        with pytest.raises(InputError, match="batch 9 is more than the engine takes: valid are 1 to 8"):
+        with pytest.raises(InputError, match="batch 9 is more than the engine takes: must be 1 to 8"):
             engine.denoise(x_tc, 7)
 
 
@@ -270,7 +270,7 @@ def test_without_a_gpu_the_reason_is_the_drivers(monkeypatch: pytest.MonkeyPatch
 
 def test_a_device_that_is_not_there(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     tensorrt_for(default_head(), cuda, monkeypatch)
-    with pytest.raises(InputError, match="device 1 does not exist: valid are 0 to 0"):
+    with pytest.raises(InputError, match="device 1 does not exist: must be 0 to 0"):
         open_engine(default_head(), "tensorrt", EngineOptions(device=1)).__enter__()
 
 

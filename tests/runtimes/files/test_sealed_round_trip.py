@@ -83,7 +83,7 @@ def test_nan_and_inf_are_refused_on_writing(tmp_path: Path, value: Any) -> None:
         lambda: write_tensors(tmp_path / "x", "k", {}, {"a": value}),
     ):
         with pytest.raises(
-            ArtefactError, match=r"^cannot write .*: a value is NaN or infinite .*; valid are finite numbers$"
+            ArtefactError, match=r"^cannot write .*: a value is NaN or infinite .*; valid: finite numbers$"
         ):
             write()
     assert list(tmp_path.iterdir()) == []

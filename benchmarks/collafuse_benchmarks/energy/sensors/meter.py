@@ -89,7 +89,7 @@ def read_meter(path: Path) -> MeterLog:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ArtefactError(f"cannot read {path}: {error}; give the meter's CSV file") from error
     if len(readings) < 2:
-        raise ArtefactError(f"{path} holds {len(readings)} readings; valid are 2 and more")
+        raise ArtefactError(f"{path} holds {len(readings)} readings; must be at least 2")
     times, watts = np.array(readings, np.float64).T
     steps = np.diff(times)
     if (steps <= 0).any():

@@ -37,7 +37,7 @@ class BatchProfile:
     def __post_init__(self) -> None:
         if not 1 <= self.opt_batch <= self.max_batch or not MIN_BATCH <= self.max_batch <= MAX_BATCH:
             raise InputError(
-                f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid are 1 <= opt <= max and "
+                f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid: 1 <= opt <= max and "
                 f"{MIN_BATCH} <= max <= {MAX_BATCH}"
             )
 

@@ -169,7 +169,7 @@ class TensorrtEngine(Engine):
         if key not in self._loops:
             if batch > self._ranges[-1][1]:
                 raise InputError(
-                    f"batch {batch} is more than the engine takes: valid are 1 to {self._ranges[-1][1]}; "
+                    f"batch {batch} is more than the engine takes: must be 1 to {self._ranges[-1][1]}; "
                     "use a smaller --batch-size, or build with `collafuse-edge export --engine ... --max-batch`"
                 )
             if len(self._loops) == MAX_LOOPS:
