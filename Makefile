@@ -10,7 +10,12 @@ HEAD := /^\#/ { if (NR < 3) print; next }
 # torch, whose build each machine takes from elsewhere, and what the build on PyPI brings for CUDA
 IS_CUDA := /^[a-z]/ { cuda = /^(torch|triton|cuda-toolkit|nvidia-[a-z0-9-]+)==/ && !/^nvidia-ml-py==/ }
 
-.PHONY: demo test check slow lock fuzz bench-trajectory clean
+# The pages of the site, and what they link to
+DOCS_PAGES := *.md LICENSE docs examples benchmarks/results benchmarks/peers/README.md runtimes/device-constraints.txt
+# What a browser would load by itself from another host
+LOADS_ELSEWHERE := <(script|img|iframe|source)[^>]* src=.?(https?:)?//|<link[^>]* href=.?(https?:)?//|(url\(|@import ).?(https?:)?//
+
+.PHONY: demo test check coverage slow lock docs fuzz bench-trajectory clean
 
 $(READY): pyproject.toml constraints.txt constraints.lock
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +35,16 @@ check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+coverage: $(READY)  ## the quick tests with the share of lines they run in the tests' own processes; fails under the floor
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow and not alone' --cov --cov-report=term:skip-covered
+
+docs: $(READY)  ## the pages as a site in build/docs/site (python -m http.server -d build/docs/site); a broken link fails, and what loads from elsewhere
+	rm -rf build/docs
+	mkdir -p build/docs/pages
+	tar -cf - $(DOCS_PAGES) | tar -xf - -C build/docs/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	! grep -rnoE '$(LOADS_ELSEWHERE)' build/docs/site --include='*.html' --include='*.css'
 
 slow: $(READY)  ## tests of many minutes
 	$(BIN)/python -m pytest -m slow
@@ -52,4 +67,4 @@ bench-trajectory: $(READY)  ## a head's trajectory: ort-cpu against diffusers an
 	$(BIN)/python benchmarks/peers/trajectory.py
 
 clean:
-	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache build/docs .coverage

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from collafuse_runtimes.device_artefacts import DEVICE
+from collafuse_runtimes.artefacts import DEVICE
 from collafuse_runtimes.errors import ArtefactError
 from collafuse_runtimes.inspection import (
     Describer,
@@ -31,7 +31,7 @@ def describe_artefact(path: Path) -> Description | None:
     Raises:
         ArtefactError: it is one, and damaged, or of another version; or it is another tool's network.
     """
-    from collafuse_runtimes.foreign import class_name, refuse_foreign, require_no_pickle
+    from collafuse_runtimes.networks.foreign import class_name, refuse_foreign, require_no_pickle
 
     found = stated(path) or _other(path)
     if found is not None and found.format in ARTEFACTS:
@@ -64,7 +64,7 @@ def _other(path: Path) -> Stated | None:
 
 
 def _shard(path: Path) -> Facts:
-    from collafuse_edge.shard import read_shard
+    from collafuse_edge.upload.shard import read_shard
 
     shard = read_shard(path)
     if shard.protocol == "paper":
@@ -82,9 +82,9 @@ def _shard(path: Path) -> Facts:
 
 def _resume(path: Path) -> Facts:
     from collafuse_edge.training.resume import FORMAT
+    from collafuse_runtimes.diffusion.plan import SplitPlan
     from collafuse_runtimes.errors import CollafuseError
-    from collafuse_runtimes.plan import SplitPlan
-    from collafuse_runtimes.sealed import read_tensors
+    from collafuse_runtimes.files.sealed import read_tensors
 
     tensors, payload = read_tensors(path, FORMAT)
     try:
@@ -102,7 +102,7 @@ def _resume(path: Path) -> Facts:
 
 
 def _bench(path: Path) -> Facts:
-    from collafuse_benchmarks.report_folder import JSON, read_report
+    from collafuse_benchmarks.pages.folder import JSON, read_report
 
     report = read_report(path)
     complete = report.get("complete") is True
@@ -136,7 +136,7 @@ def _key(path: Path) -> Facts:
 
 
 def _require_checksum(path: Path, text: bytes, digits: bytes, kind: str) -> None:
-    from collafuse_runtimes.secret_file import FORM_VERSION, KEY_BYTES, key_text
+    from collafuse_runtimes.files.secret_file import FORM_VERSION, KEY_BYTES, key_text
 
     if text.split(b" ")[1] != str(FORM_VERSION).encode():
         raise ArtefactError(f"{path} has another key version than {FORM_VERSION}, which this release reads")
@@ -148,7 +148,7 @@ def _require_checksum(path: Path, text: bytes, digits: bytes, kind: str) -> None
 
 def _ledger(path: Path) -> Facts:
     from collafuse_edge.upload.ledger import FORMAT
-    from collafuse_runtimes.sealed import read_json
+    from collafuse_runtimes.files.sealed import read_json
 
     payload = read_json(path, FORMAT)
     try:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collafuse_runtimes.errors import EngineUnavailable, InputError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.extras import missing
 
 if TYPE_CHECKING:
     from collafuse_edge.training.tasks import Task
@@ -92,11 +93,11 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
         CheckFailed: the exported graph does not reproduce the network.
     """
     from collafuse_edge.init import init_plan
-    from collafuse_runtimes.images import write_contact_sheet
+    from collafuse_runtimes.files.images import write_contact_sheet
 
     for name in NEEDS:
         if importlib.util.find_spec(name) is None:
-            raise EngineUnavailable(f"{name} is not installed; pip install 'collafuse-edge[all]'")
+            raise missing(name, "all")
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out, or delete it")
     started = time.monotonic()
@@ -189,10 +190,10 @@ def _finish(
     site: _Site, loss: float, plan: SplitPlan, server: Path, say: Say
 ) -> tuple[ClientResult, Float32Array, Float32Array, Float32Array]:
     """Hand-over, export, verify and inference of one client: table row, real, x_{t_c} and finished images."""
-    from collafuse_benchmarks.trajectory import trajectory_ms
-    from collafuse_edge.handoff import make_handover
+    from collafuse_benchmarks.measure.trajectory import trajectory_ms
+    from collafuse_edge.handoff.server_steps import make_handover
     from collafuse_export import export_head
-    from collafuse_runtimes.handover import write_handover
+    from collafuse_runtimes.files.handover import write_handover
     from collafuse_runtimes.infer import run_inference
     from collafuse_runtimes.verify import verify_bundle
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.disk.found import require_replaceable
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.found import require_replaceable
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.plan_file import FORMAT, read_plan, write_plan
+from collafuse_runtimes.files.plan_file import FORMAT, read_plan, write_plan
 
 
 def init_plan(

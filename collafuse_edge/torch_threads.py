@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.device.cpus import threads_by_quota
 from collafuse_runtimes.engines import MAX_THREADS
-from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.extras import needs
 
 
 def check_threads(threads: int | None) -> None:
@@ -15,7 +16,7 @@ def check_threads(threads: int | None) -> None:
         InputError: it is out of range.
     """
     if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads {threads} out of range: valid are 1 to {MAX_THREADS}")
+        raise InputError(f"threads {threads} out of range: must be 1 to {MAX_THREADS}")
 
 
 @contextmanager
@@ -30,10 +31,8 @@ def torch_threads(threads: int | None) -> Iterator[int]:
         EngineUnavailable: torch is not installed.
     """
     check_threads(threads)
-    try:
+    with needs("train"):
         import torch
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
     before = torch.get_num_threads()
     count = threads or min(before, threads_by_quota() or before)
     torch.set_num_threads(count)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler
 
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint
+from collafuse_runtimes.files.checkpoint import load_network, read_checkpoint
 
 
 class DiffusersLoop:

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from _head import STEPS
 
-from collafuse_runtimes.bundle import read_bundle
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.doctor import look_apart
 from collafuse_runtimes.engines import ENGINES, Engine, open_engine
 from collafuse_runtimes.errors import CollafuseError, EngineUnavailable
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.files.bundle import read_bundle
 
 COMPILE_MODES = {"torch eager": None, "torch.compile max-autotune": "max-autotune"}
 GPU_ENGINES = ("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")

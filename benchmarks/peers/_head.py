@@ -8,12 +8,12 @@ from typing import TypeVar
 import numpy as np
 
 from collafuse_edge.data import load_images
-from collafuse_edge.training.losses import diffuse
-from collafuse_runtimes.bundle import HeadBundle, read_bundle
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.noise import Float32Array, noise_batch
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
+from collafuse_runtimes.diffusion.schedule import diffuse
+from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
+from collafuse_runtimes.files.handover import Handover
 
 PLAN = SplitPlan((1, 64, 64), timesteps=100, cut_ratio=0.2)
 PRESET, STEPS, TRAIN_STEPS, TRAIN_IMAGES = "small", 20, 100, 128

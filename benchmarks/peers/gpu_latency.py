@@ -38,13 +38,13 @@ import numpy as np
 from _gpu_rows import ROWS, Row, Runner, open_row, reason_without
 from _head import PLAN, PRESET, STEPS, handover_tensors, lowered_head, shuffled, trained_head
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.device.machine import read_machine
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import Engine, open_engine
 from collafuse_runtimes.engines.cuda_device import device_info
-from collafuse_runtimes.engines.tensorrt_binding import MODULES
+from collafuse_runtimes.engines.trt.binding import MODULES
 from collafuse_runtimes.errors import CheckFailed, CollafuseError
-from collafuse_runtimes.machine import read_machine
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.files.bundle import HeadBundle
 from collafuse_runtimes.verify import TOLERANCES, compare
 
 WARMUP, ROUNDS = 10, 100

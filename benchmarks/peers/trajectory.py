@@ -31,9 +31,9 @@ import torch
 from _diffusers_loop import DiffusersLoop
 from _head import PLAN, STEPS, handover_tensors, shuffled, trained_head
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import EngineOptions, open_engine
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.files.bundle import HeadBundle
 
 THREADS, WARMUP = 2, 3
 TOLERANCE = 1e-3

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import Any
 
-from collafuse_edge.cli.streams import leave, prepare_streams
+from collafuse_edge.cli.parts.streams import leave, prepare_streams
 
 INTERRUPTED = 130
 """What newer Typers return after Ctrl-C; older ones raise."""
@@ -29,7 +29,7 @@ def main() -> None:
     except CollafuseError as error:
         _fail(str(error), error.exit_code)
     except usage_error as error:
-        _fail(f"{error.format_message().rstrip('.')}; see `collafuse-edge --help`", 2)
+        _fail(_usage(error), 2)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:  # whoever reads has seen enough
@@ -49,13 +49,22 @@ def main() -> None:
     sys.exit(code)
 
 
+def _usage(error: Any) -> str:
+    """What was wrong with the words of the command line, and whose help says more."""
+    from collafuse_edge.cli.parts.choices import unknown_choice
+
+    said = unknown_choice(error) or error.format_message().rstrip(".")
+    command = "collafuse-edge" if error.ctx is None else error.ctx.command_path
+    return f"{said}; see `{command} --help`"
+
+
 TOO_LARGE = "this does not fit into memory; use fewer or smaller images, or smaller batches"
 
 
 def _stay_offline() -> None:
     """No command needs a network: model hubs are not asked, and urllib3, which the training libraries import, does not
     open a socket to learn whether there is IPv6."""
-    from collafuse_runtimes.home import keep_font_list_together
+    from collafuse_runtimes.disk.home import keep_font_list_together
 
     keep_font_list_together()
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -4,13 +4,38 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from collafuse_edge.cli import bench, distilling, edge, exporting, importing, inspecting, quality, server, site
-from collafuse_edge.cli.paths import expand_homes, keep_inputs
+from collafuse_edge.cli.parts.config import take_files
+from collafuse_edge.cli.parts.paths import expand_homes, keep_inputs
+from collafuse_edge.cli.parts.verbose import speak
+
+WHO = {
+    "On the site that owns the images": ("init", "upload", "train-client"),
+    "On the server": ("train-server", "handoff"),
+    "On a workstation": ("distill", "export", "import"),
+    "On the device": ("verify", "infer", "doctor"),
+    "Anywhere": ("inspect", "evaluate", "bench", "demo"),
+}
+"""Who runs what; the order of the help."""
+
+
+class ByWho(TyperGroup):
+    """The commands of ``--help`` under who runs them."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each line of ``WHO``."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for who, names in WHO.items():
+            with formatter.section(who):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
+
 
 app = typer.Typer(
     name="collafuse-edge",
-    add_completion=False,
+    cls=ByWho,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -20,8 +45,12 @@ app = typer.Typer(
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Before the command: say on stderr what is chosen, read and written.")
+    ] = False,
 ) -> None:
     """Split diffusion between a server and an edge device: train, export, run and measure the client head."""
+    speak(verbose)
     if version:
         from collafuse_runtimes import __version__
 
@@ -43,4 +72,4 @@ for info in (*app.registered_commands, *bench.app.registered_commands):
 
 def click_command() -> Any:
     """The click command of the whole command line."""
-    return expand_homes(typer.main.get_command(app))
+    return take_files(expand_homes(typer.main.get_command(app)))

@@ -5,56 +5,48 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from collafuse_edge.cli.edge import (
-    BundleArgument,
-    CacheOption,
-    CheckpointOption,
-    DeviceOption,
-    EngineOption,
-    SpinningOption,
-    ThreadsOption,
-    TrustOption,
-)
-from collafuse_edge.cli.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
+from collafuse_benchmarks.energy.settings import EnergySettings
+from collafuse_edge.cli.edge import BundleArgument, EngineOption
+from collafuse_edge.cli.parts.choices import Engine, HandoverDtype, Mode
+from collafuse_edge.cli.parts.config import keeps_options
+from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.cli.parts.output import JsonOption, OverwriteOption, emit, line_printer, refuse_options
+from collafuse_runtimes.engine_options import EngineOptions
 
 if TYPE_CHECKING:
-    from collafuse_benchmarks.document import Document
-    from collafuse_benchmarks.report_folder import ReportFolder
+    from collafuse_benchmarks.pages.folder import MakeDocument, Report, ReportFolder, Stamped
 
 app = typer.Typer(name="bench", rich_markup_mode=None, help="Measure latency, energy, and where to cut.")
 
 HandoverArgument = Annotated[
     Path, typer.Argument(help="Hand-over file written by `handoff`; its tensors are run.", metavar="X.tc.safetensors")
 ]
-ModeOption = Annotated[str, typer.Option(help="quick (10 s a row) or report (60 s a row).")]
+ModeOption = Annotated[Mode, typer.Option(help="quick (10 s a row) or report (60 s a row).")]
 StepsOption = Annotated[int | None, typer.Option(help="A baked step count. Default: the bundle's first.")]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="New folder for report.json (every sample), report.md and report.html.")
 ]
 GpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads.")]
-MakeDocument = Callable[[dict[str, Any]], "Document"]
 DEVICE_SIDE = ("engine", "threads", "device", "cache")
 SERVER_SIDE = ("server", "cuts", "server_steps", "server_device")
 
 
 @app.command()
+@keeps_options
+@takes("engine_options", EngineOptions)
 def latency(
+    *,
     bundle: BundleArgument,
     handover: HandoverArgument,
     engine: EngineOption = "ort-cpu",
+    engine_options: Values,
     mode: ModeOption = "quick",
     batch: Annotated[str, typer.Option(help="Images at once, e.g. 1,4,8; each is measured.")] = "1",
     steps: StepsOption = None,
-    threads: ThreadsOption = None,
-    spinning: SpinningOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
-    trust_bundle: TrustOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -63,13 +55,12 @@ def latency(
 
     Also a fresh process, loading, peak memory, and whether the output is right.
     """
-    from collafuse_benchmarks.latency import KIND, measure_latency
-    from collafuse_benchmarks.page_latency import latency_document
-    from collafuse_benchmarks.timing import mode_named
-    from collafuse_edge.cli.parsing import comma_integers
-    from collafuse_runtimes.bundle import read_bundle
-    from collafuse_runtimes.engines import EngineOptions
-    from collafuse_runtimes.handover import read_handover
+    from collafuse_benchmarks.latency.page import latency_document
+    from collafuse_benchmarks.latency.run import KIND, measure_latency
+    from collafuse_benchmarks.measure.timing import mode_named
+    from collafuse_edge.cli.parts.parsing import comma_integers
+    from collafuse_runtimes.files.bundle import read_bundle
+    from collafuse_runtimes.files.handover import read_handover
 
     head, tensors = read_bundle(bundle), read_handover(handover)
     with _report(out, KIND, latency_document, overwrite, as_json) as folder:
@@ -79,31 +70,28 @@ def latency(
             tensors,
             mode_named(mode),
             engine_name=engine,
-            options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
+            options=EngineOptions(**engine_options),
             steps=steps,
             batches=comma_integers("batch", batch),
-            on_report=lambda report: folder.save(report.to_dict()),
+            on_report=folder.save,
             on_stage=lambda what: print(f"measuring {what}", file=sys.stderr, flush=True),
         )
 
 
 @app.command()
+@keeps_options
+@takes("engine_options", EngineOptions)
+@takes("windows", EnergySettings, only=("trials", "window_s", "idle_s"))
 def energy(
+    *,
     bundle: BundleArgument,
     handover: HandoverArgument,
     engine: EngineOption = "ort-cpu",
+    engine_options: Values,
+    windows: Values,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     steps: StepsOption = None,
-    trials: Annotated[int, typer.Option(help="Windows of work.")] = 5,
-    window_s: Annotated[float, typer.Option(help="Seconds of each window, 10 and more.")] = 10.0,
-    idle_s: Annotated[float, typer.Option(help="Seconds of doing nothing, before and after.")] = 30.0,
     gpu: GpuOption = 0,
-    threads: ThreadsOption = None,
-    spinning: SpinningOption = None,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
-    trust_bundle: TrustOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -113,16 +101,14 @@ def energy(
     Without a sensor the energy is null, with the reason; the times are measured all the same. Readings of a wall meter
     are added afterwards: `bench report --meter`.
     """
-    from collafuse_benchmarks.energy import EnergySettings
-    from collafuse_benchmarks.energy_run import KIND, measure_head_energy
-    from collafuse_benchmarks.page_energy import energy_document
-    from collafuse_benchmarks.sensors import find_sensors
-    from collafuse_runtimes.bundle import read_bundle
-    from collafuse_runtimes.engines import EngineOptions
-    from collafuse_runtimes.handover import read_handover
+    from collafuse_benchmarks.energy.page import energy_document
+    from collafuse_benchmarks.energy.run import KIND, measure_head_energy
+    from collafuse_benchmarks.energy.sensors import find_sensors
+    from collafuse_runtimes.files.bundle import read_bundle
+    from collafuse_runtimes.files.handover import read_handover
 
     head, tensors = read_bundle(bundle), read_handover(handover)
-    settings = EnergySettings(idle_s=idle_s, window_s=window_s, trials=trials)
+    settings = EnergySettings(**windows)
     with _report(out, KIND, energy_document, overwrite, as_json) as folder, find_sensors(gpu=gpu) as found:
         measure_head_energy(
             head,
@@ -130,7 +116,7 @@ def energy(
             found,
             settings,
             engine_name=engine,
-            options=EngineOptions(threads, spinning, checkpoint, device, cache, trust_bundle),
+            options=EngineOptions(**engine_options),
             steps=steps,
             batch=batch,
             on_report=folder.save,
@@ -139,7 +125,10 @@ def energy(
 
 
 @app.command()
+@keeps_options
+@takes("engine_options", EngineOptions, only=("threads", "device", "cache"))
 def split(
+    *,
     context: typer.Context,
     sources: Annotated[
         list[Path] | None,
@@ -153,21 +142,23 @@ def split(
         typer.Option(help="Cut ratios of the server's side, e.g. 0,0.2,1. Default: 0 and those of the heads."),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="What runs the heads, e.g. ort-cpu,openvino; each is measured.")
+        str,
+        typer.Option(
+            help="What runs the heads, e.g. ort-cpu,openvino; each is measured.",
+            autocompletion=lambda: list(get_args(Engine)),
+        ),
     ] = "ort-cpu",
+    engine_options: Values,
     server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: 20, as handoff.")] = None,
     server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     mode: ModeOption = "quick",
     gpu: GpuOption = 0,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Join reports of both sides, measured on any machines.")
+        bool, typer.Option("--merge/--no-merge", help="Join reports of both sides, measured on any machines.")
     ] = False,
     link_mbps: Annotated[float | None, typer.Option(help="Speed of the link, 10^6 bits a second.")] = None,
     link_latency_ms: Annotated[float, typer.Option(help="Milliseconds before the first byte.")] = 0.0,
-    dtype: Annotated[str, typer.Option(help="float32 or float16: of the hand-over file.")] = "float32",
+    dtype: Annotated[HandoverDtype, typer.Option(help="Of the hand-over file.")] = "float32",
     image_kid: Annotated[
         list[str] | None, typer.Option(help="Score of finished images, e.g. 0.2=score.json (`evaluate --json`).")
     ] = None,
@@ -197,12 +188,11 @@ def split(
     Each baked step count of each bundle is measured, one image at a time, all ways in turns. Either side alone gives a
     part; parts are joined with --merge.
     """
-    from collafuse_benchmarks.choice import Limits
-    from collafuse_benchmarks.page_split import split_document
-    from collafuse_benchmarks.scores import read_scores
-    from collafuse_benchmarks.split_report import KIND, SplitOptions, split_payload
-    from collafuse_benchmarks.split_table import Link
-    from collafuse_edge.cli.server import known_dtype
+    from collafuse_benchmarks.split.choice import Limits
+    from collafuse_benchmarks.split.page import split_document
+    from collafuse_benchmarks.split.report import KIND, SplitOptions, read_parts, split_report
+    from collafuse_benchmarks.split.scores import read_scores
+    from collafuse_benchmarks.split.table import Link
 
     if merge:
         refuse_options(context, (*DEVICE_SIDE, *SERVER_SIDE, "mode", "gpu"), "--merge measures nothing")
@@ -214,7 +204,7 @@ def split(
         refuse_options(context, ("link_latency_ms",), "without --link-mbps the transfer is not counted")
     options = SplitOptions(
         link=None if link_mbps is None else Link(link_mbps, link_latency_ms),
-        dtype=known_dtype(dtype),
+        dtype=dtype,
         limits=Limits(
             max_latency_ms, max_energy_j, min_noise_level, min_handover_kid, max_image_kid, max_kid_above_best
         ),
@@ -223,29 +213,27 @@ def split(
     )
     with _report(out, KIND, split_document, overwrite, as_json) as folder:
         if merge:
-            from collafuse_benchmarks.split_report import read_parts
-
-            folder.save(split_payload(read_parts(sources or []), options))
+            folder.save(split_report(read_parts(sources or []), options))
             return
-        from collafuse_edge.split_sweep import SweepOptions, sweep
-        from collafuse_runtimes.engines import EngineOptions
+        from collafuse_benchmarks.energy.sensors import find_sensors
+        from collafuse_benchmarks.measure.timing import mode_named
+        from collafuse_benchmarks.split.sweep import SweepOptions, sweep
+        from collafuse_edge.handoff.timed import open_server
+        from collafuse_runtimes.files.bundle import read_bundle
 
-        sweep(
-            sources or [],
-            server,
-            SweepOptions(
-                engines=tuple(engine.split(",")),
-                engine_options=EngineOptions(threads=threads, device=device, cache=cache),
-                cuts=cuts,
-                server_steps=server_steps,
-                server_device=server_device,
-                mode=mode,
-                gpu=gpu,
-            ),
-            on_parts=lambda parts: folder.save(split_payload([part.to_dict() for part in parts], options)),
-            on_turn=_turn_printer(),
-            on_phase=_phase_printer(),
-        )
+        opened = EngineOptions(**engine_options)
+        how = SweepOptions(mode_named(mode), tuple(engine.split(",")), opened, cuts, server_steps)
+        heads = [read_bundle(path) for path in sources or []]
+        with find_sensors(gpu=gpu) as found:
+            sweep(
+                heads,
+                None if server is None else open_server(server, server_device),
+                how,
+                found,
+                on_parts=lambda parts: folder.save(split_report(parts, options)),
+                on_turn=_turn_printer(),
+                on_phase=_phase_printer(),
+            )
 
 
 @app.command()
@@ -259,18 +247,18 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Make the pages of a report anew, on any machine; with --meter, with the energy that a wall meter saw."""
-    from collafuse_benchmarks.pages import remake
+    from collafuse_benchmarks.reports import remake
 
     made = remake(source, out, meter, overwrite=overwrite)
-    _print_report(made.payload, made.document, out, made.note, as_json)
+    _print_report(made.saved, out, made.note, as_json)
 
 
 @contextmanager
 def _report(
-    out: Path | None, kind: str, make_document: MakeDocument, overwrite: bool, as_json: bool
-) -> "Iterator[ReportFolder]":
+    out: Path | None, kind: str, make_document: "MakeDocument[Report]", overwrite: bool, as_json: bool
+) -> "Iterator[ReportFolder[Report]]":
     """The report's folder, printed when the block ends well. SIGTERM ends the block as Ctrl-C does."""
-    from collafuse_benchmarks.report_folder import ReportFolder
+    from collafuse_benchmarks.pages.folder import ReportFolder
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -278,21 +266,19 @@ def _report(
             yield folder
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert folder.payload is not None
-    _print_report(folder.payload, make_document(folder.payload), out, folder.note, as_json)
+    assert folder.saved is not None
+    _print_report(folder.saved, out, folder.note, as_json)
 
 
-def _print_report(
-    payload: dict[str, Any], document: "Document", out: Path | None, note: str | None, as_json: bool
-) -> None:
-    from collafuse_benchmarks.document import to_markdown
+def _print_report(saved: "Stamped[Report]", out: Path | None, note: str | None, as_json: bool) -> None:
+    from collafuse_benchmarks.pages.document import to_markdown
 
-    lines = [to_markdown(document).rstrip("\n")]
+    lines = [to_markdown(saved.document()).rstrip("\n")]
     if out is not None:
         lines.append(f"wrote     {out}")
     if note is not None:
         lines.append(f"note      {note}")
-    emit(payload, as_json, *lines)
+    emit(saved.payload, as_json, *lines)
 
 
 def _phase_printer() -> Callable[[str, float], None]:

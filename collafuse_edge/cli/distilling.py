@@ -1,37 +1,37 @@
 """The command distill: a trained head to one made for very few steps."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.exporting import HANDOVER_SUFFIX, JudgeOption
-from collafuse_edge.cli.output import JsonOption, OutFolder, emit, progress, refuse_options
-from collafuse_edge.cli.pace import Pace, warn_if_busy
-from collafuse_edge.cli.training_options import (
-    BatchSize,
-    CheckpointMinutes,
-    Cpu,
-    EmaDecay,
-    LearningRate,
-    Resume,
-    Seed,
-    Threads,
-    WarmupSteps,
-    settings_from,
-)
+from collafuse_edge.cli.parts.config import keeps_options
+from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.cli.parts.output import JsonOption, OutFolder, emit, progress, refuse_options
+from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
+from collafuse_edge.cli.parts.training_options import CheckpointMinutes, Cpu, Resume, Threads, settings_for
+from collafuse_edge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from collafuse_edge.training.distill import Distillation
-    from collafuse_edge.training.settings import TrainSettings
+    from collafuse_runtimes.diffusion.noise import Float32Array
+    from collafuse_runtimes.engines.base import Labels
+    from collafuse_runtimes.files.checkpoint import Checkpoint
 
+NOT_JUDGED = "server    not judged on a server's tensors: give some with --judge-on"
 TENSORS = 2048
 """Least number of tensors that images are noised to; each image gets as many draws as that takes."""
 
 
+@keeps_options
 @chooses_images
+@takes(
+    "training", TrainSettings, only=("batch_size", "learning_rate", "warmup_steps", "ema_decay", "seed"),
+    learning_rate=3e-4, warmup_steps=20, ema_decay=0.995,
+)  # fmt: skip
 def distill(
+    *,
     context: typer.Context,
     teacher: Annotated[Path, typer.Argument(help="Folder written by train-client.")],
     data: Annotated[
@@ -43,11 +43,7 @@ def distill(
     train_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1500,
     judge_on: JudgeOption = None,
     teacher_steps: Annotated[int, typer.Option(help="Steps the teacher takes, by dpm++2m on karras levels.")] = 10,
-    batch_size: BatchSize = 32,
-    learning_rate: LearningRate = 3e-4,
-    warmup_steps: WarmupSteps = 20,
-    ema_decay: EmaDecay = 0.995,
-    seed: Seed = 0,
+    training: Values,
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
@@ -61,16 +57,22 @@ def distill(
     from dataclasses import asdict
 
     from collafuse_edge.torch_threads import torch_threads
-    from collafuse_edge.training.distill import describe_distilled
+    from collafuse_edge.training.distill import Distillation, describe_distilled
     from collafuse_edge.training.distill import distill as run
     from collafuse_edge.training.resume import Progress
+    from collafuse_runtimes.files.checkpoint import read_checkpoint
 
     if data.source.endswith(HANDOVER_SUFFIX):
         refuse_options(context, tuple(SELECTION_OPTIONS), "hand-over tensors are taken as they are")
-    settings = settings_from(
-        train_steps, batch_size, 1, learning_rate, "cosine", warmup_steps, ema_decay, 1.0, seed, None, None, False, cpu
-    )
-    work, notes = _work(teacher, data, judge_on, steps, settings, out, teacher_steps, checkpoint_minutes, resume, cpu)
+    settings = settings_for({"steps": train_steps, **training}, cpu)
+    head = read_checkpoint(teacher, "client")
+    tensors = _tensors(head, teacher, data)
+    work = Distillation(
+        head, tensors.x_n, steps, settings, out, tensors.source, tensors.distinct, tensors.labels,
+        _server_tensors(judge_on, head, teacher), teacher_steps, checkpoint_minutes, resume, cpu,
+    )  # fmt: skip
+    unjudged = judge_on is None and tensors.source == "images"
+    notes = [*tensors.notes, *([NOT_JUDGED] if unjudged else [])]
     with torch_threads(threads), progress("distill", train_steps) as show:
         pace, passed = Pace("distill", train_steps), 0
 
@@ -93,56 +95,52 @@ def distill(
     )
 
 
-def _work(
-    teacher: Path,
-    data: DataChoice,
-    judge_on: Path | None,
-    steps: int,
-    settings: "TrainSettings",
-    out: Path,
-    teacher_steps: int,
-    checkpoint_minutes: float,
-    resume: bool,
-    cpu: bool,
-) -> "tuple[Distillation, list[str]]":
-    """(what to distil, lines about the data)."""
+class _Tensors(NamedTuple):
+    """What is distilled on, as in ``Distillation``, and lines about it."""
+
+    x_n: "Float32Array"
+    source: str
+    distinct: int
+    labels: "Labels | None"
+    notes: list[str]
+
+
+def _tensors(head: "Checkpoint", teacher: Path, data: DataChoice) -> _Tensors:
+    """Hand-over tensors as they are, or images noised as those are."""
     import numpy as np
 
-    from collafuse_edge.training.distill import Distillation
     from collafuse_export.calibration import labels_for
     from collafuse_export.golden import handover_of
-    from collafuse_runtimes.checkpoint import read_checkpoint
     from collafuse_runtimes.checks import check_labels
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.home import expand
-    from collafuse_runtimes.plan import require_same_plan
+    from collafuse_runtimes.diffusion.plan import require_same_plan
+    from collafuse_runtimes.disk.home import expand
+    from collafuse_runtimes.files.handover import read_handover
 
-    head = read_checkpoint(teacher, "client")
-    classes, labels, notes = head.network.num_classes, None, list[str]()
+    classes = head.network.num_classes
     if data.source.endswith(HANDOVER_SUFFIX):
         handover = read_handover(expand(data.source))
         require_same_plan(head.plan, str(teacher), handover.plan, data.source)
-        x_n, distinct, source = handover.x_tc, len(handover), "hand-over"
-        labels = labels_for(range(distinct), classes)
-    else:
-        images = data.load(head.plan.image_shape)
-        distinct, source, notes = len(images.images), "images", note_lines(images)
-        order = np.arange(-(-TENSORS // distinct) * distinct) % distinct
-        x_n = handover_of(images.images[order], head.plan)
-        if classes is not None:
-            check_labels(images.labels, distinct, classes)
-            assert images.labels is not None
-            labels = images.labels[order].astype(np.int32)
-    server = None if judge_on is None else read_handover(judge_on)
-    if server is not None:
-        require_same_plan(head.plan, str(teacher), server.plan, str(judge_on))
-    elif source == "images":
-        notes.append("server    not judged on a server's tensors: give some with --judge-on")
-    work = Distillation(
-        head, x_n, steps, settings, out, source, distinct, labels, None if server is None else server.x_tc,
-        teacher_steps, checkpoint_minutes, resume, cpu,
-    )  # fmt: skip
-    return work, notes
+        return _Tensors(handover.x_tc, "hand-over", len(handover), labels_for(range(len(handover)), classes), [])
+    images = data.load(head.plan.image_shape)
+    distinct, labels = len(images.images), None
+    order = np.arange(-(-TENSORS // distinct) * distinct) % distinct
+    x_n = handover_of(images.images[order], head.plan)
+    if classes is not None:
+        check_labels(images.labels, distinct, classes)
+        assert images.labels is not None
+        labels = images.labels[order].astype(np.int32)
+    return _Tensors(x_n, "images", distinct, labels, note_lines(images))
+
+
+def _server_tensors(judge_on: Path | None, head: "Checkpoint", teacher: Path) -> "Float32Array | None":
+    from collafuse_runtimes.diffusion.plan import require_same_plan
+    from collafuse_runtimes.files.handover import read_handover
+
+    if judge_on is None:
+        return None
+    server = read_handover(judge_on)
+    require_same_plan(head.plan, str(teacher), server.plan, str(judge_on))
+    return server.x_tc
 
 
 COMMANDS = (distill,)

@@ -1,13 +1,15 @@
 """The command export: a checkpoint to a head bundle, or a bundle to the TensorRT engine of this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
-from collafuse_edge.cli.edge import CacheOption, DeviceOption
-from collafuse_edge.cli.output import (
+from collafuse_edge.cli.parts.choices import BuiltEngine, Precision
+from collafuse_edge.cli.parts.config import keeps_options
+from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.cli.parts.output import (
     EtaOption,
     JsonOption,
     LevelsOption,
@@ -19,11 +21,12 @@ from collafuse_edge.cli.output import (
     refuse_options,
     stage_printer,
 )
+from collafuse_runtimes.engine_options import EngineOptions
 from collafuse_runtimes.errors import InputError
 
 if TYPE_CHECKING:
-    from collafuse_runtimes.handover import Handover
-    from collafuse_runtimes.noise import Float32Array
+    from collafuse_runtimes.diffusion.noise import Float32Array
+    from collafuse_runtimes.files.handover import Handover
 
 StepsOption = Annotated[
     str | None,
@@ -32,7 +35,9 @@ StepsOption = Annotated[
 CalibrationOption = Annotated[
     Path | None, typer.Option(help="Hand-over file that int8 is fitted to and judged on.", metavar="X.tc.safetensors")
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Keep a precision slower or farther off than allowed.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force/--no-force", help="Keep a precision slower or farther off than allowed.")
+]
 CutOption = Annotated[
     float | None, typer.Option(help="Serve a plan with a smaller cut than the head was trained for. Default: its own.")
 ]
@@ -54,7 +59,9 @@ JudgeOption = Annotated[
         metavar="X.tc.safetensors",
     ),
 ]  # fmt: skip
-EmbedOption = Annotated[bool, typer.Option("--embed", help="Put the engine into the bundle, for like devices.")]
+EmbedOption = Annotated[
+    bool, typer.Option("--embed/--no-embed", help="Put the engine into the bundle, for like devices.")
+]
 
 
 EXPORT_ONLY = (
@@ -65,8 +72,11 @@ ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
 HANDOVER_SUFFIX = ".tc.safetensors"
 
 
+@keeps_options
 @chooses_images
+@takes("engine_options", EngineOptions, only=("device", "cache"))
 def export(
+    *,
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
     out: OptionalOutFolder = None,
@@ -75,16 +85,15 @@ def export(
     sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
     levels: LevelsOption = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int8-cpu or int8-trt.")] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Of the graph; int8 needs --calibration.")] = "fp32",
     opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
     calibration: CalibrationOption = None,
     data: FitOption = None,
     teacher_steps: TeacherOption = None,
     judge_on: JudgeOption = None,
     force: ForceOption = False,
-    engine: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx: build it for this machine.")] = None,
-    device: DeviceOption = None,
-    cache: CacheOption = None,
+    engine: Annotated[BuiltEngine | None, typer.Option(help="Build it for this machine from a bundle.")] = None,
+    engine_options: Values,
     max_batch: Annotated[int, typer.Option(help="Most images at once that the engine takes.")] = 8,
     embed: EmbedOption = False,
     overwrite: OverwriteOption = False,
@@ -96,70 +105,44 @@ def export(
     """
     if engine is not None:
         refuse_options(context, EXPORT_ONLY, "--engine builds from a finished bundle")
-        _build_engine(source, engine, device, cache, max_batch, embed, as_json)
+        _build_engine(source, engine, EngineOptions(**engine_options), max_batch, embed, as_json)
     elif out is None:
         raise InputError("export needs --out, the bundle folder to write, for example head-1.head")
     else:
         refuse_options(context, ENGINE_ONLY, "without --engine no TensorRT engine is built")
         if data is None or data.source.endswith(HANDOVER_SUFFIX):
             refuse_options(context, tuple(SELECTION_OPTIONS), "no images are read without --fit DATA")
-        from collafuse_edge.cli.parsing import usual_levels
-
         is_asked = any(is_given(context, name) for name in ("sampler", "eta", "levels"))
-        way = (sampler, eta, levels or usual_levels(sampler)) if is_asked else None
-        _export_head(
-            source, out, cut_ratio, steps, way, precision, opset, calibration, data, teacher_steps,
-            judge_on, force, overwrite, as_json,
-        )  # fmt: skip
+        sampling = _sampling(steps, (sampler, eta, levels) if is_asked else None)
+        fixed = {"cut_ratio": cut_ratio, "precision": precision, "opset": opset, "teacher_steps": teacher_steps}
+        tensors = {"calibration": _handover(calibration), "judge_on": _handover(judge_on)}
+        replacing = {"force": force, "overwrite": overwrite}
+        _export_head(source, out, data, as_json, **sampling, **fixed, **tensors, **replacing)
 
 
-def _export_head(
-    checkpoint: Path,
-    out: Path,
-    cut_ratio: float | None,
-    steps: str | None,
-    way: tuple[str, float, str] | None,
-    precision: str,
-    opset: int,
-    calibration: Path | None,
-    data: DataChoice | None,
-    teacher_steps: int | None,
-    judge_on: Path | None,
-    force: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def _sampling(steps: str | None, way: tuple[str, float, str | None] | None) -> dict[str, Any]:
+    """What is baked: step counts, or sampler, eta and levels with either."""
+    from collafuse_edge.cli.parts.parsing import comma_integers, way_named
+
+    sampler, timesteps = (None, None) if way is None else way_named(*way, steps)
+    counts = None if steps is None else comma_integers("steps", steps)
+    return {"step_counts": counts, "sampler": sampler, "timesteps": timesteps}
+
+
+def _handover(path: Path | None) -> "Handover | None":
+    from collafuse_runtimes.files.handover import read_handover
+
+    return None if path is None else read_handover(path)
+
+
+def _export_head(checkpoint: Path, out: Path, data: DataChoice | None, as_json: bool, **options: Any) -> None:
+    """Args: options: of ``export_with_report``."""
     from dataclasses import asdict
 
-    from collafuse_edge.cli.parsing import comma_integers, levels_or_timesteps
     from collafuse_export import describe_bundle, describe_precision, export_with_report
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.samplers import Sampler
 
-    sampler, timesteps = None, None
-    if way is not None:
-        levels, timesteps = levels_or_timesteps(way[2])
-        sampler = Sampler(way[0], way[1], levels)
-    if timesteps is not None and steps is not None:
-        raise InputError("--levels names every timestep already; leave out --steps")
     fit_to, notes = _fit_source(data, checkpoint)
-    bundle, report = export_with_report(
-        checkpoint,
-        out,
-        cut_ratio=cut_ratio,
-        step_counts=None if steps is None else comma_integers("steps", steps),
-        sampler=sampler,
-        timesteps=timesteps,
-        precision=precision,
-        opset=opset,
-        calibration=None if calibration is None else read_handover(calibration),
-        fit_to=fit_to,
-        teacher_steps=teacher_steps,
-        judge_on=None if judge_on is None else read_handover(judge_on),
-        force=force,
-        overwrite=overwrite,
-        on_progress=stage_printer(),
-    )
+    bundle, report = export_with_report(checkpoint, out, fit_to=fit_to, on_progress=stage_printer(), **options)
     result = {
         "bundle": str(out),
         "parity": bundle.parity,
@@ -172,9 +155,9 @@ def _export_head(
 
 def _fit_source(data: DataChoice | None, checkpoint: Path) -> "tuple[Handover | Float32Array | None, list[str]]":
     """(what --fit names, lines about it)."""
-    from collafuse_runtimes.checkpoint import read_checkpoint
-    from collafuse_runtimes.handover import read_handover
-    from collafuse_runtimes.home import expand
+    from collafuse_runtimes.disk.home import expand
+    from collafuse_runtimes.files.checkpoint import read_checkpoint
+    from collafuse_runtimes.files.handover import read_handover
 
     if data is None:
         return None, []
@@ -185,18 +168,17 @@ def _fit_source(data: DataChoice | None, checkpoint: Path) -> "tuple[Handover | 
 
 
 def _build_engine(
-    source: Path, engine: str, device: int | None, cache: Path | None, max_batch: int, embed: bool, as_json: bool
+    source: Path, engine: str, options: EngineOptions, max_batch: int, embed: bool, as_json: bool
 ) -> None:
     from dataclasses import asdict
 
-    from collafuse_runtimes.bundle import read_bundle
-    from collafuse_runtimes.engines import ENGINES, EngineOptions, check_precision
-    from collafuse_runtimes.engines.tensorrt_prepare import build_engine, embed_engine, print_progress
+    from collafuse_runtimes.engines import ENGINES, check_precision
+    from collafuse_runtimes.engines.trt.prepare import build_engine, embed_engine, print_progress
+    from collafuse_runtimes.files.bundle import read_bundle
 
     bundle = read_bundle(source)
     if engine in ENGINES:
         check_precision(engine, bundle)
-    options = EngineOptions(device=device, cache=cache)
     report = build_engine(bundle, engine, options, max_batch=max_batch, on_progress=print_progress)
     lines = [
         f"engine    {report.path}",

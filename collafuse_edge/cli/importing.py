@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import JsonOption, OutFolder, PlanOption, emit
+from collafuse_edge.cli.parts.choices import Role
+from collafuse_edge.cli.parts.output import JsonOption, OutFolder, PlanOption, emit
 
 
 def import_network(
     source: Annotated[Path, typer.Argument(help="Folder of diffusers: a UNet2DModel, or a DDPM or DDIM pipeline.")],
-    role: Annotated[str, typer.Option(help="server or client.")],
+    role: Annotated[Role, typer.Option(help="Whose network it becomes.")],
     plan: PlanOption,
     out: OutFolder,
     scheduler: Annotated[
@@ -23,7 +24,7 @@ def import_network(
 
     from collafuse_edge.importing.network import describe_import
     from collafuse_edge.importing.network import import_network as run
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.files.plan_file import read_plan
 
     report = run(source, out, role, read_plan(plan), scheduler)
     result = {key: value for key, value in asdict(report).items() if key not in ("plan", "network")}

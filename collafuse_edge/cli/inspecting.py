@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import SELECTION_OPTIONS, DataChoice, chooses_images
-from collafuse_edge.cli.output import JsonOption, OptionalOutFile, emit, refuse_options
+from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images
+from collafuse_edge.cli.parts.output import JsonOption, OptionalOutFile, emit, refuse_options
 from collafuse_runtimes.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def inspect(
         emit(artefact.to_dict(), as_json, *artefact.lines())
         return
     from collafuse_edge.data.inspection import describe_data, inspect_images, to_dict
-    from collafuse_runtimes.home import expand
+    from collafuse_runtimes.disk.home import expand
 
     if out is not None:
         _require_new_place(out, expand(data.source))
@@ -50,7 +50,7 @@ def _artefact(source: str) -> "Description | None":
 
     from collafuse_edge.artefacts import describe_artefact, kinds
     from collafuse_edge.data.loading import KINDS, is_image_source
-    from collafuse_runtimes.home import expand
+    from collafuse_runtimes.disk.home import expand
     from collafuse_runtimes.inspection import unknown
 
     path = expand(source)
@@ -72,8 +72,8 @@ def _require_new_place(out: Path, data: Path) -> None:
 
 def _image_shape(plan: Path | None, size: str | None, channels: int) -> tuple[int, int, int]:
     from collafuse_edge.init import sides
-    from collafuse_runtimes.plan import SplitPlan
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.diffusion.plan import SplitPlan
+    from collafuse_runtimes.files.plan_file import read_plan
 
     if (plan is None) == (size is None):
         raise InputError("images are shown at a plan's size; give --plan PLAN.json, or --size SIDE and --channels")

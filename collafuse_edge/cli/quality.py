@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
-from collafuse_edge.cli.output import JsonOption, emit, stage_printer
+from collafuse_edge.cli.parts.data_options import DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.output import JsonOption, emit, stage_printer
 
 
 @chooses_images
@@ -17,7 +17,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Kernel inception distance between generated and real images."""
-    from collafuse_edge.evaluation import describe_score, kid, read_generated
+    from collafuse_edge.evaluation.evaluate import describe_score, kid, read_generated
 
     found = read_generated(generated)
     _, channels, height, width = found.images.shape

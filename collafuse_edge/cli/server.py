@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.output import (
+from collafuse_edge.cli.parts.choices import HandoverDtype, Preset
+from collafuse_edge.cli.parts.config import keeps_options
+from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.cli.parts.output import (
     EtaOption,
     JsonOption,
     LevelsOption,
@@ -17,48 +20,29 @@ from collafuse_edge.cli.output import (
     emit,
     progress,
 )
-from collafuse_edge.cli.pace import Pace, warn_if_busy
-from collafuse_edge.cli.training_options import (
-    Accumulation,
-    BatchSize,
-    ChannelsLast,
+from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
+from collafuse_edge.cli.parts.training_options import (
     CheckpointMinutes,
-    ClipNorm,
-    Compile,
     Cpu,
-    EmaDecay,
-    LearningRate,
-    LrSchedule,
-    MixedPrecision,
     Resume,
-    Seed,
-    Steps,
     Threads,
-    WarmupSteps,
     run_training,
-    settings_from,
+    settings_for,
 )
-from collafuse_runtimes.errors import InputError
+from collafuse_edge.training.settings import TrainSettings
 
 
+@keeps_options
+@takes(
+    "training", TrainSettings, steps=20_000, batch_size=64, learning_rate=5e-4, warmup_steps=500,
+    mixed_precision=None, channels_last=None,
+)  # fmt: skip
 def train_server(
+    *,
     shards: Annotated[list[Path], typer.Argument(help="Shards written by `upload`; their cut ratios may differ.")],
     out: OutFolder,
-    preset: Annotated[str, typer.Option(help="server-small, server-base, server-large, or a head preset.")] = (
-        "server-base"
-    ),
-    steps: Steps = 20_000,
-    batch_size: BatchSize = 64,
-    accumulation: Accumulation = 1,
-    learning_rate: LearningRate = 5e-4,
-    lr_schedule: LrSchedule = "cosine",
-    warmup_steps: WarmupSteps = 500,
-    ema_decay: EmaDecay = 0.999,
-    clip_norm: ClipNorm = 1.0,
-    seed: Seed = 0,
-    mixed_precision: MixedPrecision = None,
-    channels_last: ChannelsLast = None,
-    compile_network: Compile = False,
+    preset: Annotated[Preset, typer.Option(help="Layout of the server's network.")] = "server-base",
+    training: Values,
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
@@ -74,23 +58,13 @@ def train_server(
     from collafuse_edge.training.tasks import ServerTask
 
     task = ServerTask.from_files(shards)
-    settings = settings_from(
-        steps, batch_size, accumulation, learning_rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
-        mixed_precision, channels_last, compile_network, cpu,
-    )  # fmt: skip
     network = network_config(preset, task.plan)
-    run_training(TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu), threads, as_json)
+    run_training(
+        TrainRun(task, network, settings_for(training, cpu), out, checkpoint_minutes, resume, cpu), threads, as_json
+    )
 
 
-def known_dtype(dtype: str) -> str:
-    """Refused before the server's work, not after it."""
-    from collafuse_runtimes.handover import DTYPES
-
-    if dtype not in DTYPES:
-        raise InputError(f"hand-over dtype {dtype!r} is unknown; valid: {', '.join(DTYPES)}")
-    return dtype
-
-
+@keeps_options
 def handoff(
     plan: PlanOption,
     out: OutFile,
@@ -104,7 +78,7 @@ def handoff(
     sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
     levels: LevelsOption = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float16.", callback=known_dtype)] = "float32",
+    dtype: Annotated[HandoverDtype, typer.Option(help="Type of the tensors in the file.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
     device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
     overwrite: OverwriteOption = False,
@@ -114,21 +88,17 @@ def handoff(
     """Run the server's steps and write the hand-over tensors."""
     from contextlib import nullcontext
 
-    from collafuse_edge.cli.parsing import levels_or_timesteps, usual_levels
-    from collafuse_edge.handoff import make_handover, server_way
+    from collafuse_edge.cli.parts.parsing import way_named
+    from collafuse_edge.handoff.server_steps import make_handover, server_way
     from collafuse_edge.torch_threads import check_threads, torch_threads
-    from collafuse_runtimes.found import require_replaceable
-    from collafuse_runtimes.handover import write_handover
-    from collafuse_runtimes.plan_file import read_plan
-    from collafuse_runtimes.samplers import Sampler
+    from collafuse_runtimes.disk.found import require_replaceable
+    from collafuse_runtimes.files.handover import write_handover
+    from collafuse_runtimes.files.plan_file import read_plan
 
     require_replaceable(out, "collafuse-handover", overwrite=overwrite)
     split_plan = read_plan(plan)
     check_threads(threads)
-    spacing, timesteps = levels_or_timesteps(levels or usual_levels(sampler))
-    if timesteps is not None and steps is not None:
-        raise InputError(f"--levels {levels} names every timestep; leave out --steps")
-    way = Sampler(sampler, eta, spacing)
+    way, timesteps = way_named(sampler, eta, levels, steps)
     calls = len(server_way(split_plan, steps, way, timesteps)) * max(-(-count // max(batch_size, 1)), 0)
     with progress("handoff", calls) as show, torch_threads(threads) if calls else nullcontext():
         pace = Pace("handoff", calls)

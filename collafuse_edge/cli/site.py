@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from collafuse_edge.cli.data_options import DataChoice, chooses_images, note_lines
-from collafuse_edge.cli.output import (
+from collafuse_edge.cli.parts.choices import Prediction, Preset, Protocol, Schedule, ShardDtype
+from collafuse_edge.cli.parts.config import keeps_options
+from collafuse_edge.cli.parts.data_options import DataChoice, chooses_images, note_lines
+from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.cli.parts.output import (
     JsonOption,
     OutFile,
     OutFolder,
@@ -15,26 +18,15 @@ from collafuse_edge.cli.output import (
     PlanOption,
     emit,
 )
-from collafuse_edge.cli.training_options import (
-    Accumulation,
-    BatchSize,
-    ChannelsLast,
+from collafuse_edge.cli.parts.training_options import (
     CheckpointMinutes,
-    ClipNorm,
-    Compile,
     Cpu,
-    EmaDecay,
-    HeadLearningRate,
-    LrSchedule,
-    MixedPrecision,
     Resume,
-    Seed,
-    Steps,
     Threads,
-    WarmupSteps,
     run_training,
-    settings_from,
+    settings_for,
 )
+from collafuse_edge.training.settings import TrainSettings
 
 
 def init(
@@ -42,12 +34,12 @@ def init(
     out: OutFile = Path("plan.json"),
     channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 1,
     timesteps: Annotated[int, typer.Option(help="T, 2 to 1000.")] = 100,
-    schedule: Annotated[str, typer.Option(help="cosine or linear.")] = "cosine",
+    schedule: Annotated[Schedule, typer.Option(help="How noise grows over the timesteps.")] = "cosine",
     cut_ratio: Annotated[float, typer.Option(help="c, the client's share of the steps, 0 to 1.")] = 0.2,
     prediction: Annotated[
-        str | None, typer.Option(help="What heads predict: epsilon or v. Default: epsilon, v at c = 1.")
+        Prediction | None, typer.Option(help="What heads predict. Default: epsilon, v at c = 1.")
     ] = None,
-    server_prediction: Annotated[str | None, typer.Option(help="The same of the server. Default: v.")] = None,
+    server_prediction: Annotated[Prediction | None, typer.Option(help="What the server predicts. Default: v.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a plan file."""
@@ -63,24 +55,27 @@ def init(
     emit({**plan.to_dict(), **more}, as_json, *describe_plan(plan, out))
 
 
+@keeps_options
 @chooses_images
 def upload(
     data: DataChoice,
     plan: PlanOption,
     out: OutFile,
-    protocol: Annotated[str, typer.Option(help="upload (x_n only) or paper (discloses x_0).")] = "upload",
+    protocol: Annotated[Protocol, typer.Option(help="upload sends x_n only; paper discloses x_0.")] = "upload",
     key: Annotated[Path | None, typer.Option(help="Secret noise key; default in your configuration folder.")] = None,
     draws: Annotated[int, typer.Option(help="paper only: noisy copies per image.")] = 8,
     seed: Annotated[int, typer.Option(help="paper only: seed of the noise.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse (exit code 1) what is warned of.")] = False,
+    dtype: Annotated[ShardDtype, typer.Option(help="Type of the shard's numbers.")] = "float16",
+    strict: Annotated[
+        bool, typer.Option("--strict/--no-strict", help="Refuse (exit code 1) what is warned of.")
+    ] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Noise private images to the hand-over level and write the shard for the server."""
     from collafuse_edge.upload import describe_upload, upload_images
-    from collafuse_runtimes.found import require_replaceable
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.disk.found import require_replaceable
+    from collafuse_runtimes.files.plan_file import read_plan
 
     require_replaceable(out, "collafuse-shard", overwrite=overwrite)
     split_plan = read_plan(plan)
@@ -106,25 +101,17 @@ def upload(
     emit(result, as_json, *note_lines(images), *describe_upload(done, out))
 
 
+@keeps_options
 @chooses_images
+@takes("training", TrainSettings, learning_rate=None, mixed_precision=None, channels_last=None)
 def train_client(
+    *,
     data: DataChoice,
     plan: PlanOption,
     out: OutFolder,
-    preset: Annotated[str, typer.Option(help="edge, tiny, small, base, paper, or a server preset.")] = "small",
+    preset: Annotated[Preset, typer.Option(help="Layout of the network, with a learning rate.")] = "small",
     conditional: Annotated[bool, typer.Option(help="Condition the head on the labels of the data.")] = False,
-    steps: Steps = 10_000,
-    batch_size: BatchSize = 32,
-    accumulation: Accumulation = 1,
-    learning_rate: HeadLearningRate = None,
-    lr_schedule: LrSchedule = "cosine",
-    warmup_steps: WarmupSteps = 100,
-    ema_decay: EmaDecay = 0.999,
-    clip_norm: ClipNorm = 1.0,
-    seed: Seed = 0,
-    mixed_precision: MixedPrecision = None,
-    channels_last: ChannelsLast = None,
-    compile_network: Compile = False,
+    training: Values,
     checkpoint_minutes: CheckpointMinutes = 5.0,
     resume: Resume = False,
     cpu: Cpu = False,
@@ -135,17 +122,13 @@ def train_client(
     from collafuse_edge.training.client import client_task
     from collafuse_edge.training.loop import TrainRun
     from collafuse_edge.training.presets import PRESETS, network_config
-    from collafuse_runtimes.plan_file import read_plan
+    from collafuse_runtimes.files.plan_file import read_plan
 
     split_plan = read_plan(plan)
     images = data.load(split_plan.image_shape)
     task, num_classes = client_task(split_plan, images, conditional)
     network = network_config(preset, split_plan, num_classes)
-    rate = PRESETS[preset].learning_rate if learning_rate is None else learning_rate
-    settings = settings_from(
-        steps, batch_size, accumulation, rate, lr_schedule, warmup_steps, ema_decay, clip_norm, seed,
-        mixed_precision, channels_last, compile_network, cpu,
-    )  # fmt: skip
+    settings = settings_for(training, cpu, learning_rate=PRESETS[preset].learning_rate)
     class_names = images.class_names if conditional else None
     run = TrainRun(task, network, settings, out, checkpoint_minutes, resume, cpu, class_names)
     run_training(run, threads, as_json, images.notes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from collafuse_edge.data.image_set import Float32Array, Found, Int64Array, Selection, Source
 from collafuse_edge.data.notes import Notes, images, listed
-from collafuse_runtimes.classes import MAX_CLASSES
+from collafuse_runtimes.networks.classes import MAX_CLASSES
 
 
 class Conversions:

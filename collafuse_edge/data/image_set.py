@@ -102,7 +102,7 @@ class Selection:
             low, high = self.window
             raise InputError(f"window {low:g}:{high:g} is empty; valid: LOW:HIGH with LOW < HIGH, for example -160:240")
         if self.max_value is not None and self.max_value < 1:
-            raise InputError(f"max value {self.max_value} out of range: valid are 1 and more, for example 4095")
+            raise InputError(f"max value {self.max_value} out of range: must be at least 1, for example 4095")
         if self.window is not None and self.max_value is not None:
             raise InputError("--window and --max-value both say what is white; give one of them")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from collafuse_edge.data.conversions import Conversions, duplicate_lines, head_lines
-from collafuse_edge.data.dicom_slices import is_dicom, open_series
-from collafuse_edge.data.image_folder import EXTENSIONS, open_images
+from collafuse_edge.data.folders.image_folder import EXTENSIONS, open_images
+from collafuse_edge.data.formats.dicom_slices import is_dicom, open_series
 from collafuse_edge.data.image_set import Float32Array, ImageSet, Int64Array, Selection, Source
 from collafuse_edge.data.notes import Notes, one_line
 from collafuse_edge.data.phantom import open_phantoms
 from collafuse_edge.data.pixels import fit
+from collafuse_runtimes.disk.home import expand
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.home import expand
 
 KINDS = (
     "a folder of images, an image, .npz, idx or idx.gz, .nii or .nii.gz, DICOM, or a folder of one of these, "
@@ -97,7 +97,7 @@ def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, 
     if not source or not os.path.exists(path):  # noqa: PTH110  Path.exists raises on names no file can have
         raise InputError(f"{source!r} does not exist; give the path of {KINDS}")
     if path.is_dir():
-        from collafuse_edge.data.folders import open_folder
+        from collafuse_edge.data.folders.reading import open_folder
 
         return open_folder(source, path, selection, notes)
     if not path.is_file():  # a pipe would be waited for
@@ -109,7 +109,7 @@ def _open(source: str, image_shape: tuple[int, int, int], selection: Selection, 
 def _open_file(source: str, path: Path, selection: Selection) -> Source:
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        from collafuse_edge.data.nifti_slices import open_volumes
+        from collafuse_edge.data.formats.nifti_slices import open_volumes
 
         _refuse_unused(source, selection, "split")
         return open_volumes([path], selection.slices, selection.scaling())
@@ -118,11 +118,11 @@ def _open_file(source: str, path: Path, selection: Selection) -> Source:
         return open_series([path], selection.slices, selection.scaling())
     _refuse_unused(source, selection, "slices")
     if name.endswith(".npz"):
-        from collafuse_edge.data.npz_arrays import open_npz
+        from collafuse_edge.data.formats.npz_arrays import open_npz
 
         return open_npz(path, selection.split, selection.scaling())
     if _IDX_NAME.search(name):
-        from collafuse_edge.data.idx_files import open_idx
+        from collafuse_edge.data.formats.idx_files import open_idx
 
         _refuse_unused(source, selection, "split")
         return open_idx(path, selection.scaling())

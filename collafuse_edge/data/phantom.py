@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.data.image_set import Float32Array, ImageSet, Int64Array, Source
+from collafuse_runtimes.diffusion.noise import MAX_SEED
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.noise import MAX_SEED
 
 Float64Array = npt.NDArray[np.float64]
 

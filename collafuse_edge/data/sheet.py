@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from collafuse_edge.data.conversions import class_name
 from collafuse_edge.data.image_set import ImageSet, Int64Array
-from collafuse_runtimes.atomic import write_bytes
-from collafuse_runtimes.images import to_uint8
+from collafuse_runtimes.disk.atomic import write_bytes
+from collafuse_runtimes.files.images import to_uint8
 
 MOST = 64
 _COLUMNS, _LEAST_SIDE, _GAP, _CAPTION = 8, 64, 2, 14

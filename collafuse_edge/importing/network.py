@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_edge.importing.scheduler import SchedulerMatch, check_scheduler
-from collafuse_runtimes.checkpoint import ROLES, read_checkpoint, write_checkpoint
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
-from collafuse_runtimes.foreign import class_name, read_config, require_no_monai, require_no_pickle
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.sealed import sha256_file
-from collafuse_runtimes.versions import git_commit, versions
+from collafuse_runtimes.device.versions import git_commit, versions
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.extras import needs
+from collafuse_runtimes.files.checkpoint import ROLES, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.sealed import sha256_file
+from collafuse_runtimes.networks.foreign import class_name, read_config, require_no_monai, require_no_pickle
+from collafuse_runtimes.text import one_line
 
 CONDITIONS = ("vae", "vqvae", "text_encoder", "tokenizer", "transformer", "image_encoder", "controlnet")
 """Parts of pipelines whose network works on latents or needs a text."""
@@ -65,14 +67,12 @@ def import_network(source: Path, out: Path, role: str, plan: SplitPlan, schedule
     if out.exists():
         raise InputError(f"{out} exists already; choose another --out, or delete it")
     folder, scheduler_file = _find(source, scheduler)
-    try:
+    with needs("train"):
         import torch
         from diffusers.utils import logging
 
         from collafuse_edge.importing.unet import image_shape, load_unet, network_of
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
-    from collafuse_edge.training.presets import network_cost
+    from collafuse_runtimes.networks.network import network_cost
 
     logging.set_verbosity_error()
     config = read_config(folder / "config.json")
@@ -80,9 +80,9 @@ def import_network(source: Path, out: Path, role: str, plan: SplitPlan, schedule
     network = network_of(config, folder / "config.json", plan, role)
     loaded, types, files = load_unet(folder, network)
     try:
-        parameters, flops = network_cost(loaded, network, plan)
+        parameters, flops = network_cost(loaded, plan.image_shape)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ArtefactError(f"{folder}: the network does not take images of {plan.image_shape}: {reason}") from None
     weights = {name: weight.to(torch.float32).numpy() for name, weight in loaded.named_parameters()}
     record = _record(match, files, types)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from collafuse_edge.importing.refusals import init_command, refused
+from collafuse_runtimes.diffusion.plan import MAX_TIMESTEPS, MIN_TIMESTEPS, SplitPlan
+from collafuse_runtimes.diffusion.schedule import SCHEDULES, FloatArray, alpha_bar
 from collafuse_runtimes.errors import ArtefactError, PlanMismatch
-from collafuse_runtimes.plan import MAX_TIMESTEPS, MIN_TIMESTEPS, SplitPlan
-from collafuse_runtimes.schedule import SCHEDULES, FloatArray, alpha_bar
+from collafuse_runtimes.text import one_line
 
 SCHEDULER_CLASSES = (
     "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler",
@@ -84,7 +85,7 @@ def _built(name: str, config: dict[str, Any], path: Path) -> tuple[dict[str, Any
         scheduler = getattr(diffusers, name).from_config(given)
         levels = scheduler.alphas_cumprod.double().numpy()
     except Exception as error:  # whatever diffusers thinks of bad values
-        raise ArtefactError(f"{path}: diffusers refuses it: {' '.join(str(error).split())[:200]}") from None
+        raise ArtefactError(f"{path}: diffusers refuses it: {one_line(error, 200)}") from None
     return {**given, **scheduler.config}, levels
 
 

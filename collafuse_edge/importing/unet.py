@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collafuse_edge.importing.refusals import init_command, refused
-from collafuse_runtimes.checkpoint import NetworkConfig
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.foreign import PICKLES, require_no_pickle
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.files.checkpoint import NetworkConfig
+from collafuse_runtimes.networks.foreign import PICKLES, require_no_pickle
+from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -182,11 +183,11 @@ def _header(files: tuple[Path, ...]) -> tuple[tuple[str, ...], int]:
                     numbers += math.prod(part.get_shape())
         except Exception as error:  # safetensors' own class, or the system's
             raise ArtefactError(
-                f"{path} is not a readable safetensors file: {' '.join(str(error).split())[:120]}; copy it again"
+                f"{path} is not a readable safetensors file: {one_line(error, 120)}; copy it again"
             ) from None
     return tuple(sorted(types)), numbers
 
 
 def _bad(folder: Path, error: Exception) -> ArtefactError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error, 200)
     return ArtefactError(f"{folder}: diffusers cannot build this network: {reason}; check its config.json")

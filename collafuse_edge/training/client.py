@@ -2,9 +2,9 @@
 
 from collafuse_edge.data import ImageSet
 from collafuse_edge.training.tasks import ClientTask
-from collafuse_runtimes.classes import MAX_CLASSES, read_class_names
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.networks.classes import MAX_CLASSES, read_class_names
 
 
 def client_task(plan: SplitPlan, data: ImageSet, conditional: bool) -> tuple[ClientTask, int | None]:

@@ -24,16 +24,16 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, IntArray, digest_of
 from collafuse_export.calibration import labels_for
 from collafuse_export.fitting import Judgement, Part, in_batches, judge, teacher_states
-from collafuse_runtimes.bundle import RowRange, row_ranges_at
-from collafuse_runtimes.checkpoint import Checkpoint, load_network, read_checkpoint
-from collafuse_runtimes.distilled import Distilled
+from collafuse_runtimes.diffusion.distilled import Distilled
+from collafuse_runtimes.diffusion.levels import spaced_timesteps
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler, StepCoefficients, step_coefficients, step_table
 from collafuse_runtimes.engines.base import Labels
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.errors import CheckFailed, InputError
-from collafuse_runtimes.levels import spaced_timesteps
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler, StepCoefficients, step_coefficients, step_table
+from collafuse_runtimes.files.bundle import RowRange, row_ranges_at
+from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -175,12 +175,10 @@ def distill(work: Distillation, on_step: OnStep | None = None) -> tuple[Checkpoi
     _check(work)
     held_out = np.arange(len(work.x_n)) % work.distinct % HELD_OUT == 0
     (rows,) = row_ranges_at(plan, [student_timesteps(plan, work.steps)])
-    seen, unseen = (_trajectories(work, ~held_out, rows), _trajectories(work, held_out, rows))
-    student = _train_student(work, rows, *seen, work_labels(work, ~held_out), on_step)
+    seen, unseen = (_trajectories(work, chosen, rows) for chosen in (~held_out, held_out))
+    student = _train_student(work, rows, seen, on_step)
     try:
-        here = _judged(
-            work, student, rows, unseen[0][0], unseen[1][-1], work_labels(work, held_out), "held-out tensors"
-        )
+        here = _judged(work, student, rows, unseen, "held-out tensors")
         server = None if work.judge_on is None else _judged_on_server(work, student, rows)
     except CheckFailed:
         shutil.rmtree(student.path)
@@ -189,44 +187,51 @@ def distill(work: Distillation, on_step: OnStep | None = None) -> tuple[Checkpoi
     return read_checkpoint(work.out, "client"), DistillReport(work.steps, int((~held_out).sum()), here, server)
 
 
-def work_labels(work: Distillation, chosen: "np.ndarray[Any, Any]") -> Labels | None:
-    """Labels of some of the tensors."""
-    return None if work.labels is None else work.labels[chosen]
-
-
 def _check(work: Distillation) -> None:
     plan = work.teacher.plan
     if work.steps not in COUNTS or work.steps >= plan.cut:
         raise InputError(f"{work.steps} steps cannot be distilled; valid: 1, 2 or 4, fewer than the plan's {plan.cut}")
     if work.steps > 1 and work.settings.steps < 2:
-        raise InputError(f"{work.settings.steps} training step; valid for a head of {work.steps} steps: 2 and more")
+        raise InputError(f"{work.settings.steps} training step; valid for a head of {work.steps} steps: at least 2")
     if not work.steps < work.teacher_steps <= plan.cut:
         raise InputError(f"a teacher of {work.teacher_steps} steps; valid: {work.steps + 1} to {plan.cut}")
     if work.teacher.distilled is not None:
         raise InputError(f"{work.teacher.path} is a distilled head already; give the head it was distilled from")
     if work.distinct < LEAST:
-        raise InputError(f"{work.distinct} tensors are too few to distil and to judge; valid: {LEAST} and more")
+        raise InputError(f"{work.distinct} tensors are too few to distil and to judge; valid: at least {LEAST}")
     if work.out.exists():
         raise InputError(f"{work.out} exists already; choose another --out, or delete it")
 
 
-def _trajectories(
-    work: Distillation, chosen: "np.ndarray[Any, Any]", rows: RowRange
-) -> tuple[list[Float32Array], list[Float32Array]]:
-    """(states each student step begins with, states it is to end at), by the teacher's many steps."""
-    return _paths(work, work.x_n[chosen], work_labels(work, chosen), rows)
+@dataclass(frozen=True)
+class _Paths:
+    """What the student's steps join: of each, (N, C, H, W) float32 states it begins with and is to end at.
+
+    Attributes:
+        begins: the first of them are the tensors at the hand-over level.
+        ends: the teacher's states; the last of them are its images.
+        labels: (N,) int32 for a conditional head, else None.
+    """
+
+    begins: list[Float32Array]
+    ends: list[Float32Array]
+    labels: Labels | None
 
 
-def _paths(
-    work: Distillation, x_n: Float32Array, labels: Labels | None, rows: RowRange
-) -> tuple[list[Float32Array], list[Float32Array]]:
+def _trajectories(work: Distillation, chosen: "np.ndarray[Any, Any]", rows: RowRange) -> _Paths:
+    """The teacher's, from some of the tensors."""
+    return _paths(work, work.x_n[chosen], None if work.labels is None else work.labels[chosen], rows)
+
+
+def _paths(work: Distillation, x_n: Float32Array, labels: Labels | None, rows: RowRange) -> _Paths:
+    """Where the teacher comes by its many steps."""
     plan = work.teacher.plan
     own = {t for t, _ in rows.transitions}
     karras = {t for t, _ in plan.client_transitions(work.teacher_steps, TEACHER.levels)}
     way = plan.client_transitions_at(sorted(own | karras, reverse=True))
     part = Part(x_n, _predictor(work.teacher, labels))
     states = {plan.handover_level: x_n} | teacher_states(part, plan, way, {prev for _, prev in rows.transitions})
-    return [states[t] for t, _ in rows.transitions], [states[prev] for _, prev in rows.transitions]
+    return _Paths([states[t] for t, _ in rows.transitions], [states[prev] for _, prev in rows.transitions], labels)
 
 
 def _predictor(head: Checkpoint, labels: Labels | None) -> Callable[[Float32Array, int], Float32Array]:
@@ -242,58 +247,41 @@ def target_x_0(z_t: Float32Array, z_s: Float32Array, alpha_bar_t: float, alpha_b
     return clipped
 
 
-def _train_student(
-    work: Distillation,
-    rows: RowRange,
-    begins: list[Float32Array],
-    ends: list[Float32Array],
-    labels: Labels | None,
-    on_step: OnStep | None,
-) -> Checkpoint:
+def _train_student(work: Distillation, rows: RowRange, seen: _Paths, on_step: OnStep | None) -> Checkpoint:
     """One run on the teacher's states; for more than one step a second on the student's own, started from the first."""
-    total, teacher = work.settings.steps, work.teacher
+    total = work.settings.steps
     first_steps = total if work.steps == 1 else min(round(OWN_STATES_FROM * total), total - 1)
-    first = _run(work, rows, begins, ends, labels, first_steps, teacher, _aside(work.out, "first"))
-    student = train(first, on_step)
+    student = train(_run(work, rows, seen, first_steps, work.teacher, "first"), on_step)
     if work.steps > 1:
-        own = _own_states(student, rows, begins[0], labels)
-        second = _run(work, rows, own, ends, labels, total - first_steps, student, _aside(work.out, "student"))
-        whole = train(second, on_step)
+        own = replace(seen, begins=_own_states(student, rows, seen))
+        whole = train(_run(work, rows, own, total - first_steps, student, "student"), on_step)
         shutil.rmtree(student.path)
         student = whole
     return student
 
 
-def _run(
-    work: Distillation,
-    rows: RowRange,
-    begins: list[Float32Array],
-    ends: list[Float32Array],
-    labels: Labels | None,
-    steps: int,
-    start: Checkpoint,
-    out: Path,
-) -> TrainRun:
+def _run(work: Distillation, rows: RowRange, paths: _Paths, steps: int, start: Checkpoint, part: str) -> TrainRun:
     plan, teacher = work.teacher.plan, work.teacher
     targets = [
         target_x_0(z_t, z_s, plan.alpha_bar_at(t), plan.alpha_bar_at(prev))
-        for z_t, z_s, (t, prev) in zip(begins, ends, rows.transitions, strict=True)
+        for z_t, z_s, (t, prev) in zip(paths.begins, paths.ends, rows.transitions, strict=True)
     ]
     timesteps = tuple(t for t, _ in rows.transitions)
-    task = DistillTask(plan, np.stack(begins), np.stack(targets), timesteps, labels)
+    task = DistillTask(plan, np.stack(paths.begins), np.stack(targets), timesteps, paths.labels)
     distilled = Distilled(timesteps, teacher.weights_sha256, TEACHER.to_dict(), work.teacher_steps, work.source)
     settings = replace(work.settings, steps=steps, warmup_steps=min(work.settings.warmup_steps, steps))
+    out = work.out.with_name(f".{work.out.name}.{part}")
     return TrainRun(
         task, teacher.network, settings, out, work.checkpoint_minutes, work.resume, work.cpu, teacher.class_names,
         start, distilled,
     )  # fmt: skip
 
 
-def _own_states(student: Checkpoint, rows: RowRange, x_n: Float32Array, labels: Labels | None) -> list[Float32Array]:
+def _own_states(student: Checkpoint, rows: RowRange, seen: _Paths) -> list[Float32Array]:
     """What each step begins with when the student itself made the ones before."""
-    from collafuse_runtimes.samplers import apply_step
+    from collafuse_runtimes.diffusion.samplers import apply_step
 
-    plan, predict, states = student.plan, _predictor(student, labels), [x_n]
+    plan, predict, states = student.plan, _predictor(student, seen.labels), seen.begins[:1]
     table = step_table(plan, rows.transitions, Sampler())
     for (t, _), row in zip(rows.transitions[:-1], table.tolist(), strict=False):
         x = states[-1]
@@ -304,19 +292,10 @@ def _own_states(student: Checkpoint, rows: RowRange, x_n: Float32Array, labels: 
 def _judged_on_server(work: Distillation, student: Checkpoint, rows: RowRange) -> Distances:
     assert work.judge_on is not None
     labels = labels_for(range(len(work.judge_on)), work.teacher.network.num_classes)
-    images = _paths(work, work.judge_on, labels, rows)[1][-1]
-    return _judged(work, student, rows, work.judge_on, images, labels, "tensors of the server")
+    return _judged(work, student, rows, _paths(work, work.judge_on, labels, rows), "tensors of the server")
 
 
-def _judged(
-    work: Distillation,
-    student: Checkpoint,
-    rows: RowRange,
-    x_n: Float32Array,
-    images: Float32Array,
-    labels: Labels | None,
-    what: str,
-) -> Distances:
+def _judged(work: Distillation, student: Checkpoint, rows: RowRange, unseen: _Paths, what: str) -> Distances:
     """The student and its teacher in as few steps, against the teacher's images.
 
     Raises:
@@ -324,8 +303,9 @@ def _judged(
     """
     plan, ddim = work.teacher.plan, step_table(work.teacher.plan, rows.transitions, Sampler())
     (karras,) = row_ranges_at(plan, [[t for t, _ in plan.client_transitions(work.steps, "karras")]])
-    predict = _predictor(work.teacher, labels)
-    found = judge(_predictor(student, labels), rows, ddim, x_n, images)
+    x_n, images = unseen.begins[0], unseen.ends[-1]
+    predict = _predictor(work.teacher, unseen.labels)
+    found = judge(_predictor(student, unseen.labels), rows, ddim, x_n, images)
     rivals: list[Judgement] = [
         judge(predict, rows, ddim, x_n, images),
         judge(predict, karras, step_table(plan, karras.transitions, TEACHER), x_n, images),
@@ -358,7 +338,3 @@ def _describe(steps: int, found: Distances, what: str) -> list[str]:
         f"steps: {found.teacher_ddim:.4g} by ddim, {found.teacher_2m:.4g} by dpm++2m",
         f"sharpness {found.sharpness:.3f} of the teacher's",
     ]
-
-
-def _aside(out: Path, part: str) -> Path:
-    return out.with_name(f".{out.name}.{part}")

@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_runtimes.schedule import FloatArray
+from collafuse_runtimes.diffusion.schedule import FloatArray, diffuse
 
 WEIGHT_CAP = 10.0
 """Largest weight of one image's loss, in units of the weight that clients of the smallest cut have alone."""
-
-
-def diffuse(x_0: Any, epsilon: Any, alpha_bar_t: Any) -> Any:
-    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon (Ho et al. 2020, eq. 4)."""
-    return alpha_bar_t**0.5 * x_0 + (1 - alpha_bar_t) ** 0.5 * epsilon
 
 
 def exact_server_pair(x_n: Any, eta: Any, alpha_bar_n: Any, alpha_bar_t: Any) -> tuple[Any, Any]:

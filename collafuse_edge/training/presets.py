@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from collafuse_runtimes.checkpoint import NetworkConfig
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.network import network_class
-from collafuse_runtimes.plan import SplitPlan
+from collafuse_runtimes.files.checkpoint import NetworkConfig
+from collafuse_runtimes.networks.network import network_class, network_cost
 
 if TYPE_CHECKING:
     import torch
@@ -97,20 +97,7 @@ def build_network(config: NetworkConfig, seed: int) -> "torch.nn.Module":
     return network
 
 
-def network_cost(network: "torch.nn.Module", config: NetworkConfig, plan: SplitPlan) -> tuple[int, int]:
-    """(parameters, floating-point operations of one denoising step of one image, counted by torch)."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    device = next(network.parameters()).device
-    sample = torch.zeros((1, *plan.image_shape), device=device)
-    label = None if config.num_classes is None else torch.zeros(1, dtype=torch.long, device=device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(sample, torch.zeros(1, dtype=torch.long, device=device), class_labels=label)
-    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
-
-
 def describe_cost(config: NetworkConfig, plan: SplitPlan) -> str:
     """ "small: 0.74 M parameters, 1.21 GFLOP a step", for people."""
-    parameters, flops = network_cost(build_network(config, 0), config, plan)
+    parameters, flops = network_cost(build_network(config, 0), plan.image_shape)
     return f"{config.preset}: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.3f} GFLOP a step"

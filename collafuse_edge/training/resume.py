@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collafuse_runtimes.errors import ArtefactError, InputError
-from collafuse_runtimes.sealed import Tensors, read_tensors, write_tensors
+from collafuse_runtimes.files.sealed import Tensors, read_tensors, write_tensors
 from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ class Progress:
     loss_count: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def add(self, loss: float, every: int) -> None:
+        """Count a step with its loss; each ``every`` steps their mean becomes an entry of ``losses``."""
+        self.step += 1
+        self.loss_sum += loss
+        self.loss_count += 1
+        if self.step % every == 0:
+            self.losses.append((self.step, self.loss_sum / self.loss_count))
+            self.loss_sum, self.loss_count = 0.0, 0
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def _require_shapes(tensors: Tensors, state: TrainState) -> None:
         for part in ("model", "ema", *_MOMENTS):
             found = tensors[f"{part}.{name}"]
             if found.shape != tuple(parameter.shape) or not np.isfinite(found).all():
-                raise ValueError(f"{part}.{name}, {found.shape}: valid are finite numbers of {tuple(parameter.shape)}")
+                raise ValueError(f"{part}.{name}, {found.shape}: must be finite numbers of {tuple(parameter.shape)}")
 
 
 def _progress_from(stored: dict[str, Any]) -> Progress:

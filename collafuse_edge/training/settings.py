@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from collafuse_runtimes.errors import EngineUnavailable, InputError
-from collafuse_runtimes.noise import check_seed
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.extras import needs
 
 LR_SCHEDULES = ("cosine", "constant")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
@@ -15,37 +15,28 @@ MIXED_PRECISIONS = ("no", "bf16", "fp16")
 class TrainSettings:
     """How to train; the same settings, data and seed give the same weights on the same CPU, almost on a GPU.
 
-    Attributes:
-        steps: optimizer steps.
-        batch_size: images per optimizer step, over all processes and accumulation parts together.
-        accumulation: parts a process's share of the batch is split into.
-        learning_rate: peak rate of Adam (betas 0.9, 0.99).
-        lr_schedule: "cosine" to 0, or "constant"; both after ``warmup_steps`` of linear warm-up.
-        ema_decay: of the moving average of the weights; it warms up as (1 + k)/(10 + k).
-        clip_norm: largest gradient norm.
-        seed: of initialisation, order, noise and timesteps.
-        mixed_precision: "no", "bf16" or "fp16".
-        channels_last: memory format of network and batches.
-        compile: whether to run torch.compile.
+    The text beside each field says what it is, here and in ``--help``; Adam's betas are 0.9 and 0.99.
     """
 
-    steps: int = 10_000
-    batch_size: int = 32
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    lr_schedule: str = "cosine"
-    warmup_steps: int = 100
-    ema_decay: float = 0.999
-    clip_norm: float = 1.0
-    seed: int = 0
-    mixed_precision: str = "no"
-    channels_last: bool = False
-    compile: bool = False
+    steps: Annotated[int, "Optimizer steps."] = 10_000
+    batch_size: Annotated[int, "Images per step, over all processes and accumulation parts."] = 32
+    accumulation: Annotated[int, "Parts a process's share of a batch is split into, to save memory."] = 1
+    learning_rate: Annotated[float, "Peak learning rate of Adam."] = 1e-3
+    lr_schedule: Annotated[str, "After the warm-up: cosine to 0, or constant.", LR_SCHEDULES] = "cosine"
+    warmup_steps: Annotated[int, "Steps of linear warm-up."] = 100
+    ema_decay: Annotated[float, "Decay of the weights' moving average; it warms up as (1 + k)/(10 + k)."] = 0.999
+    clip_norm: Annotated[float, "Largest gradient norm."] = 1.0
+    seed: Annotated[int, "Seed of initialisation, order, noise and timesteps."] = 0
+    mixed_precision: Annotated[str, "bf16 suits a GPU that has it, no all others.", MIXED_PRECISIONS] = "no"
+    channels_last: Annotated[bool, "Memory format of network and batches; on suits a GPU."] = False
+    compile: Annotated[bool, "Run torch.compile (needs a C compiler)."] = False
 
     def __post_init__(self) -> None:
+        from collafuse_runtimes.diffusion.noise import check_seed
+
         for name in ("steps", "batch_size", "accumulation"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "1 and more")
-        _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 and more")
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
         for name in ("learning_rate", "clip_norm"):
             _require(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "positive numbers")
         _require("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "0 to below 1")
@@ -53,6 +44,15 @@ class TrainSettings:
         valid = ", ".join(MIXED_PRECISIONS)
         _require("mixed_precision", self.mixed_precision, self.mixed_precision in MIXED_PRECISIONS, valid)
         check_seed(self.seed)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of Adam in optimizer step ``step``, counted from 1: linear warm-up, then the schedule."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step / self.warmup_steps)
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * done)), 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -65,10 +65,8 @@ def device_defaults(cpu: bool) -> tuple[str, bool]:
     Raises:
         EngineUnavailable: torch is not installed.
     """
-    try:
+    with needs("train"):
         import torch
-    except ImportError as error:
-        raise EngineUnavailable(f"{error.name} is not installed; pip install 'collafuse-edge[train]'") from None
     gpu = not cpu and torch.cuda.is_available()
     return ("bf16" if gpu and torch.cuda.is_bf16_supported() else "no"), gpu
 

@@ -2,26 +2,26 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_edge.shard import Shard, read_shard
 from collafuse_edge.training.losses import (
-    diffuse,
     exact_server_pair,
     exact_server_v_target,
     mixture_weights,
     v_of_triple,
     v_target,
 )
+from collafuse_edge.upload.shard import Shard, read_shard
 from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan, require_same_plan
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,25 @@ class Batch:
     scale: "torch.Tensor | None" = None
     weight: "torch.Tensor | None" = None
     labels: "torch.Tensor | None" = None
+
+    def rows(self, chosen: slice) -> "Batch":
+        """Some images of the batch."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        some: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in tensors.items()}
+        return Batch(**some)
+
+    def loss(self, predicted: "torch.Tensor") -> "torch.Tensor":
+        """Mean of weight * (scale * predicted - target)^2, a float32 scalar.
+
+        Args:
+            predicted: (B, C, H, W), the network's output in any precision.
+        """
+        import torch
+
+        output = predicted.float() if self.scale is None else self.scale * predicted.float()
+        if self.weight is None:
+            return torch.nn.functional.mse_loss(output, self.target)
+        return (self.weight * torch.nn.functional.mse_loss(output, self.target, reduction="none")).mean()
 
 
 class Task(Protocol):
@@ -196,3 +215,25 @@ def digest_of(arrays: Sequence[npt.NDArray[np.generic]]) -> str:
     for array in arrays:
         state.update(np.ascontiguousarray(array).data.cast("B"))
     return state.hexdigest()
+
+
+def batch_indices(count: int, batch_size: int, seed: int, step: int) -> IntArray:
+    """Images of one optimizer step: consecutive slices of one fresh permutation per epoch, so every image is seen
+    once per epoch whatever the batch size.
+
+    Returns:
+        (batch_size,) int64 in 0..count-1.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    indices = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(positions // count):
+        key = np.array([seed, epoch], np.uint64)  # numpy takes a list of large and small numbers through float64
+        order = np.random.Generator(np.random.Philox(key=key)).permutation(count)
+        here = positions // count == epoch
+        indices[here] = order[positions[here] % count]
+    return indices
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of the noise and timesteps of one optimizer step."""
+    return int.from_bytes(hashlib.sha256(f"collafuse step {seed} {step}".encode()).digest()[:8], "little", signed=True)

@@ -47,7 +47,7 @@ def grid_index(s: float) -> int:
         InputError: s is negative, NaN or above 2^80.
     """
     if not 0 <= s <= grid_time(LAST):
-        raise InputError(f"noise variance {s} out of range: valid are 0 to {grid_time(LAST):.0e}")
+        raise InputError(f"noise variance {s} out of range: must be 0 to {grid_time(LAST):.0e}")
     mantissa, exponent = math.frexp(s)  # s = mantissa 2^exponent, mantissa in [1/2, 1)
     octave = exponent - LOWEST
     if s == 0 or octave < 1:
@@ -83,7 +83,8 @@ def path_value(digest: bytes, weights: Weights, shape: tuple[int, ...]) -> npt.N
     """W(s) of one image, float64 of ``shape``.
 
     A node's draw is float32 from Philox with the digest's first half as key and (0, node, its second half) as counter,
-    as the noise of ``collafuse_runtimes.noise``; the sum is float64, so that its rounding is far below float32's.
+    as the noise of ``collafuse_runtimes.diffusion.noise``; the sum is float64, so that its rounding is far below
+    float32's.
 
     Args:
         digest: 32 bytes.

@@ -8,7 +8,7 @@ from collafuse_edge.upload.brownian import grid_index, level_time
 from collafuse_edge.upload.key import image_digest
 from collafuse_edge.upload.ledger import Ledger, Release, image_id, new_nonce, opened_hashes, seal_hashes
 from collafuse_edge.upload.similarity import Hashes, alike, perceptual_hashes
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.diffusion.noise import Float32Array
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ import hmac
 import struct
 from pathlib import Path
 
-import numpy as np
-
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.secret_file import Secret, config_folder, load_or_create_key
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.files.images import eight_bits
+from collafuse_runtimes.files.secret_file import Secret, config_folder, load_or_create_key
 
 
 def default_key_path() -> Path:
@@ -41,6 +40,6 @@ def image_digest(key: bytes, x_0: Float32Array) -> bytes:
     Args:
         x_0: (C, H, W) in [-1, 1]. Eight bits, so that a last-bit difference of two resizers is still the same image.
     """
-    pixels = np.round((x_0 + 1) * 127.5).astype(np.uint8)
+    pixels = eight_bits(x_0)
     message = b"collafuse path " + struct.pack("<3I", *x_0.shape) + pixels.tobytes()
     return hmac.new(key, message, hashlib.sha256).digest()

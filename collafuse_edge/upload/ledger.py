@@ -19,7 +19,7 @@ import numpy as np
 
 from collafuse_edge.upload.similarity import HASH_BYTES, Hashes
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.sealed import canonical, read_json, write_json
+from collafuse_runtimes.files.sealed import canonical, read_json, write_json
 
 FORMAT = "collafuse-ledger"
 ID_BYTES = 16

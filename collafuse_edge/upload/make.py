@@ -4,14 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from collafuse_edge.shard import Shard
-from collafuse_edge.training.losses import diffuse
 from collafuse_edge.upload.brownian import level_time, path_value, path_weights
 from collafuse_edge.upload.key import image_digest
-from collafuse_runtimes.cpus import usable_cpus
+from collafuse_edge.upload.shard import Shard
+from collafuse_runtimes.device.cpus import usable_cpus
+from collafuse_runtimes.diffusion.noise import Float32Array, check_seed
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.noise import Float32Array, check_seed
-from collafuse_runtimes.plan import SplitPlan
 
 
 def make_shard(images: Float32Array, plan: SplitPlan, key: bytes) -> Shard:
@@ -53,7 +53,7 @@ def make_paper_shard(images: Float32Array, plan: SplitPlan, draws: int, seed: in
     """
     require_server_part(plan)
     if draws < 1:
-        raise InputError(f"draws {draws} out of range: valid are 1 and more")
+        raise InputError(f"draws {draws} out of range: must be at least 1")
     random = np.random.Generator(np.random.Philox(check_seed(seed)))
     x_0 = np.repeat(images, draws, axis=0)[random.permutation(len(images) * draws)]
     t = random.integers(plan.cut, plan.timesteps, len(x_0))

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from collafuse_edge.shard import DTYPES, PROTOCOLS, Shard, write_shard
 from collafuse_edge.upload.findings import Finding, candidates_from, compare, release_of
 from collafuse_edge.upload.key import default_key_path, load_or_create_upload_key
 from collafuse_edge.upload.ledger import Ledger, ledger_path, locked, read_ledger, write_ledger
 from collafuse_edge.upload.make import make_paper_shard, make_shard, require_noisy_level, require_server_part
+from collafuse_edge.upload.shard import DTYPES, PROTOCOLS, Shard, write_shard
 from collafuse_runtimes.checks import check_images
+from collafuse_runtimes.diffusion.noise import Float32Array, check_seed
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import CheckFailed, InputError
-from collafuse_runtimes.noise import Float32Array, check_seed
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.secret_file import Secret
+from collafuse_runtimes.files.secret_file import Secret
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _check_request(
     require_server_part(plan)
     check_seed(seed)
     if draws < 1:
-        raise InputError(f"draws {draws} out of range: valid are 1 and more")
+        raise InputError(f"draws {draws} out of range: must be at least 1")
 
 
 def _open_ledger(path: Path, secret: Secret, key: Path) -> Ledger | None:

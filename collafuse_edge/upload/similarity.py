@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.diffusion.noise import Float32Array
 
 SIDE = 16
 HASH_BYTES = SIDE * SIDE // 8

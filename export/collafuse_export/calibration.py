@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.bundle import HISTORY_IN
+from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.engines import Engine
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.noise import Float32Array, noise_batch
+from collafuse_runtimes.files.bundle import HISTORY_IN
+from collafuse_runtimes.files.handover import Handover
 
 MAX_CALIBRATION, MAX_CHECK = 16, 8
 """Tensors used of a hand-over file: more change ranges and figures little and cost time in proportion."""
@@ -27,7 +27,7 @@ def split_handover(handover: Handover) -> tuple[range, range]:
     count = len(handover)
     if count < 2:
         raise InputError(
-            f"a hand-over file of {count} tensor cannot calibrate: valid are 2 and more (16 calibrate, 8 check); "
+            f"a hand-over file of {count} tensor cannot calibrate: it must hold at least 2 (16 calibrate, 8 check); "
             "make one with `collafuse-edge handoff --count 24`"
         )
     check = min(MAX_CHECK, max(count // 3, 1))

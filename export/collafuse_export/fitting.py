@@ -20,16 +20,16 @@ import numpy as np
 
 from collafuse_export.calibration import labels_for
 from collafuse_export.golden import handover_of
-from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.checks import check_images
+from collafuse_runtimes.diffusion.fitted import FREE_COLUMNS, FitReport, FittedRange, FittedRows, OnServer
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import CLEAN, SplitPlan, Transition, require_same_plan
+from collafuse_runtimes.diffusion.samplers import Sampler, StepCoefficients, apply_step, denoise, zeros_like
+from collafuse_runtimes.diffusion.schedule import FloatArray
 from collafuse_runtimes.engines.base import Labels
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
-from collafuse_runtimes.fitted import FREE_COLUMNS, FitReport, FittedRange, FittedRows, OnServer
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import CLEAN, SplitPlan, Transition, require_same_plan
-from collafuse_runtimes.samplers import Sampler, StepCoefficients, apply_step, denoise, zeros_like
-from collafuse_runtimes.schedule import FloatArray
+from collafuse_runtimes.files.bundle import HeadBundle, RowRange
+from collafuse_runtimes.files.handover import Handover
 
 SOLVER = "dpm++2m"
 MOST_TENSORS, LEAST = 48, 6
@@ -299,7 +299,7 @@ def _spread(bundle: HeadBundle, source: Handover | Float32Array) -> Float32Array
     check_images("x_tc" if is_handover else "images", given, plan.image_shape)
     if len(given) < LEAST:
         what = "make them with `collafuse-edge handoff --count 48`" if is_handover else "give more images"
-        raise InputError(f"{len(given)} tensors are too few to fit and to judge; valid: {LEAST} and more; {what}")
+        raise InputError(f"{len(given)} tensors are too few to fit and to judge; valid: at least {LEAST}; {what}")
     chosen: Float32Array = given[np.linspace(0, len(given) - 1, min(len(given), MOST_TENSORS)).round().astype(int)]
     return chosen
 

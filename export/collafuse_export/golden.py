@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import denoise
+from collafuse_runtimes.diffusion.schedule import diffuse
 from collafuse_runtimes.engines.torch_engine import predict_function
-from collafuse_runtimes.golden import Golden
-from collafuse_runtimes.noise import Float32Array, noise_batch
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import denoise
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.golden import Golden
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,8 @@ def blob_images(image_shape: tuple[int, int, int]) -> Float32Array:
 
 
 def handover_of(x_0: Float32Array, plan: SplitPlan) -> Float32Array:
-    """x_0 noised to the hand-over level: sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps (Ho et al. 2020, eq. 4)."""
+    """x_0 noised to the hand-over level; noise of HANDOVER_SEED."""
     level = plan.handover_level
     eps = noise_batch(HANDOVER_SEED, range(len(x_0)), level, plan.image_shape)
-    alpha_bar = np.float32(plan.alpha_bar_at(level))
-    x_n: Float32Array = np.sqrt(alpha_bar) * x_0 + np.sqrt(1 - alpha_bar) * eps
+    x_n: Float32Array = diffuse(x_0, eps, np.float32(plan.alpha_bar_at(level)))
     return x_n

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from collafuse_runtimes.errors import CollafuseError
+from collafuse_runtimes.text import one_line
 
 
 def simplify(model: Any, step_input: str, rows: int) -> Any:
@@ -187,7 +188,7 @@ def _evaluate(
         session = onnxruntime.InferenceSession(partial.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values = [session.run(wanted, {step_input: np.array([row], np.int32)}) for row in range(rows)]
     except Exception as error:  # onnxruntime's own classes share no public base
-        raise CollafuseError(f"cannot evaluate the step tables: {' '.join(str(error).split())[:200]}") from None
+        raise CollafuseError(f"cannot evaluate the step tables: {one_line(error, 200)}") from None
     tables = {name: np.stack([row[i] for row in values]) for i, name in enumerate(wanted)}  # (rows, 1, ...)
     return {name: table.reshape(table.shape[0], *table.shape[2:]) for name, table in tables.items()}
 

@@ -8,15 +8,15 @@ from collafuse_export.calibration import MAX_CHECK, split_handover, step_feeds, 
 from collafuse_export.precision import PrecisionReport, compare_graphs, compare_precisions
 from collafuse_export.quantize import FLAVOURS, Quantiser
 from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
-from collafuse_runtimes.atomic import write_bytes
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import require_same_plan
+from collafuse_runtimes.disk.atomic import write_bytes
+from collafuse_runtimes.disk.scratch import scratch_folder
 from collafuse_runtimes.engines import open_engine
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.golden import read_golden
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import require_same_plan
-from collafuse_runtimes.scratch import scratch_folder
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.golden import read_golden
+from collafuse_runtimes.files.handover import Handover
 
 SENSITIVITY_TENSORS = 2
 """Enough to rank layers: each costs a trajectory per layer."""

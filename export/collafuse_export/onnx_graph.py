@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from collafuse_export.graph_passes import simplify
-from collafuse_runtimes.bundle import TensorInfo
 from collafuse_runtimes.errors import CollafuseError
+from collafuse_runtimes.files.bundle import TensorInfo
+from collafuse_runtimes.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,7 @@ def to_onnx(
         if [(entry.domain, entry.version) for entry in model.opset_import] != [("", opset)] or model.functions:
             raise ExportFailed(f"asked for opset {opset} alone, got {model.opset_import}")
     except Exception as error:
-        raise ExportFailed(f"torch could not export this head: {' '.join(str(error).split())[:300]}") from error
+        raise ExportFailed(f"torch could not export this head: {one_line(error, 300)}") from error
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

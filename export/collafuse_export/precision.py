@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from collafuse_export.calibration import labels_for, trajectories
-from collafuse_runtimes.bundle import HeadBundle
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import Engine, available_engines, open_engine
 from collafuse_runtimes.errors import CheckFailed, CollafuseError
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.handover import Handover
 from collafuse_runtimes.verify import TOLERANCES, RangeReport, compare, compare_trajectories
 
 MADE_FOR = {

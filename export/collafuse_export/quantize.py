@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from collafuse_export.calibration import Feeds
+from collafuse_runtimes.device.telemetry import without_machine_id
+from collafuse_runtimes.disk.scratch import scratch_folder
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.scratch import scratch_folder
-from collafuse_runtimes.telemetry import without_machine_id
 
 FLAVOURS = ("int8-cpu", "int8-trt")
 OPERATORS = ("Conv",)

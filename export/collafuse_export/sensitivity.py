@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from collafuse_export.quantize import Quantiser
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.diffusion.noise import Float32Array
 
 ERROR_TO_REMOVE = 0.9
 """Share of the summed squared error that float layers must take away."""

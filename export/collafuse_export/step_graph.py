@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan, Transition
+from collafuse_runtimes.diffusion.samplers import StepCoefficients, apply_step
 from collafuse_runtimes.errors import InputError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan, Transition
-from collafuse_runtimes.samplers import StepCoefficients, apply_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,18 @@ from collafuse_export.fitting import SOLVER, fit_head
 from collafuse_export.low_precision import OnProgress, check_calibration, write_low_precision
 from collafuse_export.precision import PrecisionReport
 from collafuse_runtimes import __version__
-from collafuse_runtimes.atomic import new_directory, write_bytes
-from collafuse_runtimes.bundle import (
+from collafuse_runtimes.diffusion.distilled import Distilled
+from collafuse_runtimes.diffusion.levels import GIVEN
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.samplers import Sampler
+from collafuse_runtimes.disk.atomic import new_directory, write_bytes
+from collafuse_runtimes.disk.found import peek, replaces_own, require_replaceable
+from collafuse_runtimes.engines import open_engine
+from collafuse_runtimes.engines.torch_engine import predict_function
+from collafuse_runtimes.errors import ArtefactError, InputError
+from collafuse_runtimes.extras import missing
+from collafuse_runtimes.files.bundle import (
     FORMAT,
     MANIFEST,
     MODEL,
@@ -25,19 +35,11 @@ from collafuse_runtimes.bundle import (
     row_ranges_at,
     write_manifest,
 )
-from collafuse_runtimes.bundle_manifest import OPSETS, PRECISIONS
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
-from collafuse_runtimes.distilled import Distilled
-from collafuse_runtimes.engines import open_engine
-from collafuse_runtimes.engines.torch_engine import predict_function
-from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, InputError
-from collafuse_runtimes.found import peek, replaces_own, require_replaceable
-from collafuse_runtimes.golden import write_golden
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.levels import GIVEN
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.files.bundle_manifest import OPSETS, PRECISIONS
+from collafuse_runtimes.files.checkpoint import load_network, read_checkpoint, require_trained_for
+from collafuse_runtimes.files.golden import write_golden
+from collafuse_runtimes.files.handover import Handover
+from collafuse_runtimes.networks.network import network_cost
 from collafuse_runtimes.verify import verify_engine
 
 if TYPE_CHECKING:
@@ -206,7 +208,7 @@ def _check_options(precision: str, opset: int) -> None:
         raise InputError(f"unknown opset {opset}; valid: {', '.join(map(str, OPSETS))}")
     for name in TOOLS:
         if importlib.util.find_spec(name) is None:
-            raise EngineUnavailable(f"{name} is not installed; pip install 'collafuse-edge[export]'")
+            raise missing(name, "export")
 
 
 def _require_replaceable(out: Path, weights_sha256: str, overwrite: bool) -> None:
@@ -227,12 +229,5 @@ def _version(module: str) -> str:
 def _describe(
     network: "torch.nn.Module", preset: str, weights_sha256: str, image_shape: tuple[int, int, int]
 ) -> NetworkInfo:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    conditional = getattr(network, "class_embedding", None) is not None
-    conditions = {"class_labels": torch.zeros(1, dtype=torch.int64)} if conditional else {}
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *image_shape), 0, **conditions)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkInfo(preset, parameters, counter.get_total_flops(), weights_sha256)
+    parameters, flops = network_cost(network, image_shape)
+    return NetworkInfo(preset, parameters, flops, weights_sha256)

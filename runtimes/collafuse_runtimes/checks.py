@@ -42,4 +42,4 @@ def check_labels(labels: npt.NDArray[Any] | None, count: int, num_classes: int |
         raise InputError(f"labels have shape {labels.shape}, dtype {labels.dtype}; valid: ({count},) integers")
     if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
         bad = labels[(labels < 0) | (labels >= num_classes)][0]
-        raise InputError(f"label {bad} out of range: valid are 0 to {num_classes - 1}")
+        raise InputError(f"label {bad} out of range: must be 0 to {num_classes - 1}")

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from collafuse_runtimes.bundle import HeadBundle, read_bundle
-from collafuse_runtimes.device_state import DeviceState, describe_state, read_device_state
+from collafuse_runtimes.device.state import DeviceState, describe_state, read_device_state
+from collafuse_runtimes.device.telemetry import describe_telemetry
 from collafuse_runtimes.engines import ENGINES, EngineOptions, available_engine, open_engine, reason_not_installed
-from collafuse_runtimes.engines.tensorrt_binding import MODULES, load_binding
+from collafuse_runtimes.engines.trt.binding import MODULES, load_binding
 from collafuse_runtimes.errors import CheckFailed, EngineUnavailable
-from collafuse_runtimes.telemetry import describe_telemetry
+from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
 from collafuse_runtimes.verify import VerifyReport, verify_engine
 
 TABLE_WIDTH = 110

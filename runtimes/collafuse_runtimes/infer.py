@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.atomic import new_directory
-from collafuse_runtimes.bundle import HeadBundle
 from collafuse_runtimes.checks import check_labels
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import require_same_plan
+from collafuse_runtimes.disk.atomic import new_directory
+from collafuse_runtimes.disk.found import require_replaceable
 from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed, InputError
-from collafuse_runtimes.found import require_replaceable
-from collafuse_runtimes.handover import Handover
-from collafuse_runtimes.image_record import RECORD_FILE, write_record
-from collafuse_runtimes.images import write_contact_sheet, write_png
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan import require_same_plan
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.handover import Handover
+from collafuse_runtimes.files.image_record import RECORD_FILE, write_record
+from collafuse_runtimes.files.images import write_contact_sheet, write_png
 from collafuse_runtimes.verify import require_golden_start
 
 ARRAY_FILE, SHEET_FILE = "images.npz", "contact_sheet.png"
@@ -78,22 +78,52 @@ def run_inference(
             Inf; nothing is written.
         ArtefactError: ``out_dir`` cannot be written.
     """
+    replaceable = partial(require_replaceable, kind="images", overwrite=overwrite)
+    replaceable(out_dir)
+    with new_directory(out_dir, check=replaceable) as aside:
+        images = finish_tensors(
+            bundle,
+            handover,
+            engine_name=engine_name,
+            steps=steps,
+            labels=labels,
+            batch_size=batch_size,
+            engine_options=engine_options,
+            on_step=on_step,
+        )
+        taken = bundle.row_range(steps).steps
+        files = (*_write_images(aside, images), RECORD_FILE)
+        write_record(aside, bundle, handover, taken, engine_name, aside / ARRAY_FILE)
+    return InferResult(images, out_dir, files, taken, engine_name)
+
+
+def finish_tensors(
+    bundle: HeadBundle,
+    handover: Handover,
+    *,
+    engine_name: str = "ort-cpu",
+    steps: int | None = None,
+    labels: npt.NDArray[Any] | None = None,
+    batch_size: int = 8,
+    engine_options: EngineOptions = DEFAULTS,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Float32Array:
+    """As ``run_inference``, with nothing written: the images, (N, C, H, W) float32 in [-1, 1].
+
+    Raises:
+        PlanMismatch, InputError, EngineUnavailable, CheckFailed: as ``run_inference``.
+    """
     require_same_plan(bundle.plan, f"head {bundle.path}", handover.plan, "the hand-over file")
     if batch_size < 1:
-        raise InputError(f"batch_size {batch_size} out of range: valid are 1 and more")
-    require_replaceable(out_dir, "images", overwrite=overwrite)
+        raise InputError(f"batch_size {batch_size} out of range: must be at least 1")
     check_labels(labels, len(handover), bundle.num_classes)
     rows = bundle.row_range(steps)
-    engine = open_engine(bundle, engine_name, engine_options)
-    with new_directory(out_dir, check=partial(require_replaceable, kind="images", overwrite=overwrite)) as aside:
-        with engine:
-            if engine_name != NO_NETWORK:
-                require_golden_start(engine, rows)
-            images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
-        _require_finite(images, engine_name)
-        files = (*_write_images(aside, images), RECORD_FILE)
-        write_record(aside, bundle, handover, rows.steps, engine_name, aside / ARRAY_FILE)
-    return InferResult(images, out_dir, files, rows.steps, engine_name)
+    with open_engine(bundle, engine_name, engine_options) as engine:
+        if engine_name != NO_NETWORK:
+            require_golden_start(engine, rows)
+        images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
+    _require_finite(images, engine_name)
+    return images
 
 
 def _denoise_in_batches(

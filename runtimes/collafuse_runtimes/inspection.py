@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import ArtefactError, InputError
-from collafuse_runtimes.plan import SplitPlan
-from collafuse_runtimes.sealed import read_bytes, sha256_file
+from collafuse_runtimes.files.sealed import read_bytes, sha256_file
 
 Facts = dict[str, tuple[Any, str]]
 """Name of a fact to its value, JSON-ready, and what people read ("" for nothing)."""

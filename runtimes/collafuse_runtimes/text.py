@@ -18,8 +18,13 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object, limit: int = LINE_LIMIT) -> str:
-    """``text`` on one line of at most ``limit`` (5 and more) characters; of a longer one both ends are kept."""
+    """``text`` on one line of at most ``limit`` (5 and more) characters; of a longer one both ends are kept.
+
+    An error without words gives the name of its class.
+    """
     line = printable(" ".join(str(text).split()))
+    if not line and isinstance(text, BaseException):
+        line = type(text).__name__
     if len(line) <= limit:
         return line
     head = (limit - 5) // 2

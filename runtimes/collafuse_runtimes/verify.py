@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_runtimes.bundle import HeadBundle, RowRange
+from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
-from collafuse_runtimes.golden import read_golden
-from collafuse_runtimes.noise import Float32Array, noise_batch
+from collafuse_runtimes.files.bundle import HeadBundle, RowRange
+from collafuse_runtimes.files.golden import read_golden
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from mutations import damage
 
 PRELOADED = (
     "numpy", "torch", "diffusers", "accelerate", "safetensors.numpy", "PIL.Image", "nibabel", "pydicom",
-    "collafuse_edge.cli.app", "collafuse_edge.data", "collafuse_edge.training.loop", "collafuse_edge.handoff",
-    "collafuse_edge.evaluation", "collafuse_export", "collafuse_runtimes.infer",
+    "collafuse_edge.cli.app", "collafuse_edge.data", "collafuse_edge.training.loop",
+    "collafuse_edge.handoff.server_steps", "collafuse_edge.evaluation.evaluate", "collafuse_export",
+    "collafuse_runtimes.infer",
 )  # fmt: skip
 """Imported once, before the forks; libraries that start threads at import (ONNX Runtime's sessions) come after them."""
 

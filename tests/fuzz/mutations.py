@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from corpus import Kind
 
-from collafuse_runtimes.sealed import canonical
+from collafuse_runtimes.files.sealed import canonical
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, 1e-320, "", "x", "../x", "/etc/passwd", "\ud800",

@@ -11,18 +11,18 @@ from training import CLIENTS, SERVERS, Folder
 from ways import TWO_M, WAYS, Way, together
 
 from collafuse_edge.data import Selection, load_images
-from collafuse_edge.extractor import features_of
-from collafuse_edge.handoff import make_handover
-from collafuse_edge.kid import kid_on_reference_scale
-from collafuse_edge.pyramid import pyramid_score
+from collafuse_edge.evaluation.extractor import features_of
+from collafuse_edge.evaluation.kid import kid_on_reference_scale
+from collafuse_edge.evaluation.pyramid import pyramid_score
+from collafuse_edge.handoff.server_steps import make_handover
 from collafuse_export.golden import handover_of
 from collafuse_export.to_bundle import export_with_report
-from collafuse_runtimes.bundle import HeadBundle, read_bundle
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
-from collafuse_runtimes.handover import Handover, read_handover, write_handover
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan_file import read_plan
+from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
+from collafuse_runtimes.files.handover import Handover, read_handover, write_handover
+from collafuse_runtimes.files.plan_file import read_plan
 
 COUNT, BATCH, SHOWN = 200, 50, 10
 SERVER_SAMPLER, SERVER_STEPS = TWO_M, 20

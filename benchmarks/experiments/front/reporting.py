@@ -13,7 +13,7 @@ from settings import CHANGES, SIDES, TRIALS, WAY
 from training import CLIENTS, HEADS, HELD_OUT, SEEDS, SERVER, SERVERS, SIZE, Folder
 from ways import TODAY, WAYS, Way
 
-from collafuse_benchmarks import plots
+from collafuse_benchmarks.pages import plots
 
 STUDENT = {2: 12.706, 3: 4.303}
 """97.5 % quantile of Student's t by number of seeds."""

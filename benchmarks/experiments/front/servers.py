@@ -10,12 +10,12 @@ from measuring import own_images
 from training import CLIENTS, SERVERS, Folder
 from ways import DDIM, DDPM, TWO_M
 
-from collafuse_edge.handoff import make_handover
-from collafuse_edge.pyramid import laplacian_pyramid, level_distances, sliced_wasserstein
+from collafuse_edge.evaluation.pyramid import laplacian_pyramid, level_distances, sliced_wasserstein
+from collafuse_edge.handoff.server_steps import make_handover
 from collafuse_export.golden import handover_of
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.plan_file import read_plan
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.samplers import Sampler
+from collafuse_runtimes.files.plan_file import read_plan
 
 COUNT = 200
 KARRAS, LOG_SNR = TWO_M, Sampler("dpm++2m", levels="log-snr")

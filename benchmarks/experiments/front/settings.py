@@ -18,11 +18,11 @@ from training import CLIENTS, HEADS, SEEDS, SERVER, TRAINING, Folder
 from ways import TWO_M, Way
 
 from collafuse_benchmarks.commands import run
-from collafuse_edge.handoff import make_handover
+from collafuse_edge.handoff.server_steps import make_handover
 from collafuse_export import export_head
 from collafuse_export.golden import handover_of
-from collafuse_runtimes.bundle import read_bundle
-from collafuse_runtimes.plan_file import read_plan
+from collafuse_runtimes.files.bundle import read_bundle
+from collafuse_runtimes.files.plan_file import read_plan
 
 CUT, SIDES = 0.2, ("head", "server")
 CHANGES = ((), ("--learning-rate", 5e-4), ("--ema-decay", 0.0), ("--learning-rate", 2e-3))

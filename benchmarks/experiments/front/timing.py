@@ -11,8 +11,8 @@ from measuring import COUNT, exported, handed_over, point_file
 from training import Folder
 from ways import WAYS, Way
 
-from collafuse_runtimes.bundle import read_bundle
 from collafuse_runtimes.engines import EngineOptions, open_engine
+from collafuse_runtimes.files.bundle import read_bundle
 
 ROUNDS, THREADS, SEED = 15, (1, 2), 0
 SAME = 0.02

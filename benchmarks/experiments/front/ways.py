@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from collafuse_runtimes.samplers import Sampler
+from collafuse_runtimes.diffusion.samplers import Sampler
 
 DDIM, DDPM, TWO_M = Sampler(), Sampler("ddpm"), Sampler("dpm++2m", levels="karras")
 

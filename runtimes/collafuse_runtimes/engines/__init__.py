@@ -2,13 +2,15 @@
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from collafuse_runtimes.bundle import HeadBundle
-from collafuse_runtimes.bundle_manifest import PRECISIONS
-from collafuse_runtimes.engines.base import Engine, EngineOptions
+from collafuse_runtimes.engine_options import EngineOptions
+from collafuse_runtimes.engines.base import Engine
 from collafuse_runtimes.errors import EngineUnavailable, InputError
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.bundle_manifest import PRECISIONS
 
 __all__ = [
     "ENGINES",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 
+LOG = logging.getLogger("collafuse")
 DEFAULTS = EngineOptions()
 MAX_THREADS = 1024
 """More than any device has cores; libraries end the process where threads run out."""
@@ -69,7 +72,7 @@ def _loads_provider(provider: str) -> Callable[[], str | None]:
     """A probe: can this onnxruntime load the provider?"""
 
     def probe() -> str | None:
-        from collafuse_runtimes.engines.ort_session import reason_not_loaded
+        from collafuse_runtimes.engines.ort.session import reason_not_loaded
 
         return reason_not_loaded(provider)
 
@@ -84,22 +87,22 @@ def _needs_gpu() -> str | None:
 
 ENGINES: dict[str, _Entry] = {
     "ort-cpu": _Entry(
-        "ort_engine", "OrtCpuEngine", ("onnxruntime",), "pip install onnxruntime", ("threads", "spinning")
+        "ort.cpu", "OrtCpuEngine", ("onnxruntime",), "pip install onnxruntime", ("threads", "spinning")
     ),
     "ort-cuda": _Entry(
-        "ort_gpu_engine", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
+        "ort.gpu", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
         "CUDAExecutionProvider", _loads_provider("CUDAExecutionProvider"),
     ),
     "ort-tensorrt": _Entry(
-        "ort_gpu_engine", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
+        "ort.gpu", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
         "TensorrtExecutionProvider", _loads_provider("TensorrtExecutionProvider"),
     ),
     "tensorrt": _Entry(
-        "tensorrt_engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
+        "trt.engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
         ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "tensorrt-rtx": _Entry(
-        "tensorrt_engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
+        "trt.engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
         "pip install tensorrt-rtx 'collafuse-edge[tensorrt]'",
         ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
@@ -149,6 +152,8 @@ def open_engine(bundle: HeadBundle, name: str = "ort-cpu", options: EngineOption
     _check_options(name, options)
     engine_class = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.class_name)
     engine: Engine = engine_class(bundle, options)
+    told = {field.name: value for field in fields(options) if (value := getattr(options, field.name)) is not None}
+    LOG.info("engine %s, as asked: it can run here and takes %s heads; told %s", name, bundle.precision, told)
     return engine
 
 
@@ -175,9 +180,9 @@ def _check_options(name: str, options: EngineOptions) -> None:
     if "checkpoint" in taken and options.checkpoint is None:
         raise InputError(f"engine {name} needs the head's checkpoint; give one")
     if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
-        raise InputError(f"threads {options.threads} out of range: valid are 1 to {MAX_THREADS}")
+        raise InputError(f"threads {options.threads} out of range: must be 1 to {MAX_THREADS}")
     if options.device is not None and options.device < 0:
-        raise InputError(f"device {options.device} out of range: valid are 0 and more")
+        raise InputError(f"device {options.device} out of range: must be at least 0")
 
 
 def _runnable() -> str:
@@ -196,7 +201,7 @@ def reason_not_installed(entry: _Entry) -> str | None:
             return f"{modules.split('|')[0]} is not installed ({entry.remedy})"
     if entry.provider is None:
         return None
-    from collafuse_runtimes.engines.ort_session import reason_without_provider
+    from collafuse_runtimes.engines.ort.session import reason_without_provider
 
     return reason_without_provider(entry.provider, entry.remedy)
 

@@ -3,41 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from collafuse_runtimes.bundle import HeadBundle, RowRange
 from collafuse_runtimes.checks import check_images, check_labels
+from collafuse_runtimes.diffusion.noise import Float32Array, check_seed, noise_batch
+from collafuse_runtimes.engine_options import EngineOptions
 from collafuse_runtimes.errors import ArtefactError, InputError
-from collafuse_runtimes.noise import Float32Array, check_seed, noise_batch
+from collafuse_runtimes.files.bundle import HeadBundle, RowRange
 
 Labels = npt.NDArray[np.int32]
 OnStep = Callable[[int, Float32Array], None]
 Self = TypeVar("Self", bound="Engine")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """What an engine may be told; None leaves the choice to it. Which engine takes which option: ``ENGINES``.
-
-    Attributes:
-        threads: CPU threads of one step, 1 to 1024.
-        spinning: whether idle CPU threads wait busily for the next operator: faster steps, more energy.
-        checkpoint: the head's checkpoint; the ``torch`` engine needs it.
-        device: index of the GPU.
-        cache: folder of the TensorRT engines built on this machine.
-        trust_bundle: whether to run a TensorRT engine that the bundle brings along.
-    """
-
-    threads: int | None = None
-    spinning: bool | None = None
-    checkpoint: Path | None = None
-    device: int | None = None
-    cache: Path | None = None
-    trust_bundle: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_runtimes.errors import EngineUnavailable, InputError, NoGpu
+from collafuse_runtimes.text import one_line
 
 RUNTIME = "cuda.bindings.runtime"
 REMEDY = "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
@@ -206,7 +207,7 @@ def _called(cudart: Any, what: str, name: str, *arguments: Any) -> tuple[Any, ..
             answer: tuple[Any, ...] = getattr(cudart, name)(*arguments)
             return answer
     except RuntimeError as error:
-        words = " ".join(str(error).split())[:120]
+        words = one_line(error, 120)
         if "dlopen" not in words:
             raise EngineUnavailable(f"CUDA: {what}: {words}; {REMEDY}") from None
         _driverless[cudart] = words
@@ -240,7 +241,7 @@ def cuda_runtime() -> Any:
     try:
         return importlib.import_module(RUNTIME)
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         kind = NoGpu if isinstance(error, ImportError) else EngineUnavailable
         raise kind(f"cuda-bindings does not load ({reason}); pip install 'collafuse-edge[tensorrt]'") from None
 
@@ -282,7 +283,7 @@ def require_device(index: int) -> int:
     """
     count = device_count()
     if not 0 <= index < count:
-        raise InputError(f"device {index} does not exist: valid are 0 to {count - 1}")
+        raise InputError(f"device {index} does not exist: must be 0 to {count - 1}")
     return index
 
 

@@ -2,9 +2,9 @@
 
 import math
 
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.samplers import StepCoefficients, apply_step, denoise
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise
 
 
 class FakeEngine(Engine):

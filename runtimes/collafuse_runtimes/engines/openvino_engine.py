@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.device.cpus import threads_by_quota
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.engines.two_buffers import StepArrays, denoise_in_turns
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable
-from collafuse_runtimes.noise import Float32Array
+from collafuse_runtimes.text import one_line
 
 
 class OpenVinoEngine(Engine):
@@ -33,7 +34,7 @@ class OpenVinoEngine(Engine):
         try:
             self._model = self._core.read_model(self.bundle.model)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[-200:]
+            reason = one_line(error, 200)
             raise ArtefactError(f"OpenVINO refuses {self.bundle.model_path}: {reason}; export again") from None
         found = {port.get_any_name() for port in (*self._model.inputs, *self._model.outputs)}
         stated = {tensor.name for tensor in (*self.bundle.inputs, *self.bundle.outputs)}
@@ -96,7 +97,7 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[-200:]
+        reason = one_line(error, 200)
         raise EngineUnavailable(f"OpenVINO failed while {what}: {reason}; use ort-cpu") from None
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from collafuse_runtimes.checkpoint import load_network, read_checkpoint, require_trained_for
-from collafuse_runtimes.cpus import threads_by_quota
+from collafuse_runtimes.device.cpus import threads_by_quota
+from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.samplers import StepCoefficients, apply_step, denoise
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.noise import Float32Array
-from collafuse_runtimes.samplers import StepCoefficients, apply_step, denoise
+from collafuse_runtimes.files.checkpoint import load_network, read_checkpoint, require_trained_for
 
 if TYPE_CHECKING:
     import torch
@@ -67,14 +67,19 @@ class TorchEngine(Engine):
 def predict_function(
     network: "torch.nn.Module", labels: Labels | None = None
 ) -> Callable[[Float32Array, int], Float32Array]:
-    """``predict`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> epsilon or v, (B, C, H, W) float32."""
+    """``predict`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> epsilon or v, (B, C, H, W) float32.
+
+    They cross to the network's device and back once a step.
+    """
     import torch
 
-    conditions: dict[str, Any] = {} if labels is None else {"class_labels": torch.from_numpy(labels)}
+    device = next(network.parameters()).device
+    conditions: dict[str, Any] = {} if labels is None else {"class_labels": torch.from_numpy(labels).to(device)}
 
     def predict(x: Float32Array, t: int) -> Float32Array:
         with torch.inference_mode():
-            out: Float32Array = network(torch.from_numpy(x), t, return_dict=False, **conditions)[0].numpy()
-        return out
+            out: torch.Tensor = network(torch.from_numpy(x).to(device), t, return_dict=False, **conditions)[0]
+        result: Float32Array = out.float().cpu().numpy()
+        return result
 
     return predict

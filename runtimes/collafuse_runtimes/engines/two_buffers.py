@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines.base import Labels, Trajectory
-from collafuse_runtimes.noise import Float32Array
 
 Bound = TypeVar("Bound")
 

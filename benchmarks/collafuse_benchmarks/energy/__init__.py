@@ -1,0 +1,1 @@
+"""What a head takes of energy."""

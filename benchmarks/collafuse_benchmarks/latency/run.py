@@ -1,0 +1,276 @@
+"""How long one head takes on this machine, in three scopes that are never mixed.
+
+step        one denoising step inside a trajectory, nothing else
+head call   a whole trajectory, host tensor in to host tensor out, copies to and from the device included
+end to end  from a hand-over file to PNG images in memory: read, check, finish, encode
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
+
+from collafuse_benchmarks.latency.cold_start import ColdStart, cold_start
+from collafuse_benchmarks.measure.memory import Memory, free_device_bytes, peak_bytes, reset_peak
+from collafuse_benchmarks.measure.record import Facts, Record
+from collafuse_benchmarks.measure.subject import EngineUse, OutputCheck, Subject, describe_engine, describe_subject
+from collafuse_benchmarks.measure.summary import Summary, summarise
+from collafuse_benchmarks.measure.timing import Measure, Mode, collect, host_timed
+from collafuse_benchmarks.measure.workload import Workload, check_engine
+from collafuse_runtimes.device.state import changes, read_device_state
+from collafuse_runtimes.engines import DEFAULTS, ENGINES, Engine, EngineOptions, open_engine
+from collafuse_runtimes.engines.trt.binding import MODULES
+from collafuse_runtimes.errors import InputError
+from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.handover import Handover
+
+KIND = "latency"
+SCOPES = ("step", "head call", "end to end")
+HOST = "host clock"
+EVENTS = "CUDA events"
+
+
+@dataclass(frozen=True)
+class Series(Record):
+    """Samples of one scope and batch; with ``reason`` where there are none.
+
+    Attributes:
+        scope: one of SCOPES.
+        batch: images at once.
+        clock: what was read.
+        samples_ms: every sample, in order.
+    """
+
+    derived: ClassVar = ("summary",)
+    scope: str
+    batch: int
+    clock: str
+    samples_ms: tuple[float, ...]
+    reason: str | None = None
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """Of the samples; None where there are none."""
+        return summarise(self.samples_ms)
+
+
+@dataclass(frozen=True)
+class Build(Record):
+    """How a TensorRT engine came to be there.
+
+    Attributes:
+        hit: whether it was in the cache.
+        reason: why, or why not.
+        seconds: of its build.
+        inspection: the types of its convolutions, in words.
+    """
+
+    hit: bool
+    reason: str
+    seconds: float
+    inspection: str
+
+
+@dataclass(frozen=True)
+class LatencyReport(Record):
+    """Outcome of ``measure_latency``, also of one that was broken off (``complete`` is false then).
+
+    Attributes:
+        subject: head, plan and tensors.
+        engine: its name, options and arithmetic.
+        mode: how long was measured.
+        batches: images at once, in the order measured.
+        state_before, state_after: of the machine.
+        changes: between the two, in words.
+        build: of TensorRT engines.
+        load_ms: entering the engine once, in this process; a build is not in it.
+        cold_starts: fresh processes.
+        series: one per scope and batch.
+        memory: one per batch.
+        check: of what the engine computes, after the timing.
+        complete: whether the measurement came to its end.
+    """
+
+    subject: Subject
+    engine: EngineUse
+    mode: Mode
+    batches: tuple[int, ...]
+    state_before: Facts
+    state_after: Facts | None = None
+    changes: tuple[str, ...] = ()
+    build: Build | None = None
+    load_ms: float | None = None
+    cold_starts: tuple[ColdStart, ...] = ()
+    series: tuple[Series, ...] = ()
+    memory: tuple[Memory, ...] = ()
+    check: OutputCheck | None = None
+    complete: bool = False
+
+
+OnReport = Callable[[LatencyReport], None]
+
+
+def measure_latency(
+    bundle: HeadBundle,
+    handover_path: Path,
+    handover: Handover,
+    mode: Mode,
+    *,
+    engine_name: str = "ort-cpu",
+    options: EngineOptions = DEFAULTS,
+    steps: int | None = None,
+    batches: Sequence[int] = (1,),
+    on_report: OnReport = lambda _: None,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> LatencyReport:
+    """Measure a head on one engine.
+
+    Args:
+        handover_path, handover: a hand-over file of the head's plan and what is in it.
+        steps: a baked step count; None takes the bundle's first.
+        batches: images at once, each measured in all scopes.
+        on_report: given the report so far every few seconds and after every stage: what it was last given is what an
+            interruption leaves.
+        on_stage: told what is measured now.
+
+    Raises:
+        InputError, PlanMismatch, EngineUnavailable, ArtefactError: as ``open_engine``; a batch is out of range.
+        CheckFailed: after all else: the engine does not compute what it should (the report is saved before).
+    """
+    count = bundle.row_range(steps).steps
+    loads = [Workload(bundle, handover, count, batch) for batch in batches]
+    if not loads or len(set(batches)) != len(loads):
+        raise InputError(f"batches {', '.join(map(str, batches))}: valid: one or more different batch sizes")
+    engine = open_engine(bundle, engine_name, options)
+    before = read_device_state()
+    report = LatencyReport(
+        subject=describe_subject(bundle, handover, count),
+        engine=describe_engine(engine, options),
+        mode=mode,
+        batches=tuple(batches),
+        state_before=before.to_dict(),
+        build=prepare(bundle, engine_name, options),
+    )
+    index = options.device or 0
+    free_before = free_device_bytes(index) if is_on_gpu(engine_name) else (None, "the engine runs on the CPU")
+    begun = time.perf_counter()
+    with engine:
+        report = replace(report, load_ms=(time.perf_counter() - begun) * 1e3)
+        for load in loads:
+            report = _measure_batch(report, load, engine, mode, free_before, index, on_report, on_stage)
+            on_report(report)
+        on_stage("check of the output")
+        report = replace(report, check=check_engine(loads, engine))
+        on_report(report)
+    on_stage("cold starts")
+    for _ in range(mode.cold_starts):
+        start = cold_start(bundle.path, handover_path, engine_name, options, count)
+        report = replace(report, cold_starts=(*report.cold_starts, start))
+        on_report(report)
+    after = read_device_state()
+    report = replace(
+        report,
+        state_after=after.to_dict(),
+        changes=tuple(changes(before, after)),
+        complete=True,
+    )
+    on_report(report)
+    assert report.check is not None
+    report.check.require_passed(f"{bundle.path} on {engine_name}")
+    return report
+
+
+def prepare(bundle: HeadBundle, engine_name: str, options: EngineOptions) -> Build | None:
+    """Build the TensorRT engine where one is needed, so that its build is in no figure; None for other engines."""
+    if engine_name not in MODULES or options.trust_bundle:
+        return None
+    from collafuse_runtimes.engines.trt.prepare import build_engine, print_progress
+
+    built = build_engine(bundle, engine_name, options, on_progress=print_progress)
+    return Build(built.hit, built.reason, built.seconds, built.inspection)
+
+
+def is_on_gpu(engine_name: str) -> bool:
+    """Whether the engine takes a GPU."""
+    return "device" in ENGINES[engine_name].options
+
+
+def _measure_batch(
+    report: LatencyReport,
+    load: Workload,
+    engine: Engine,
+    mode: Mode,
+    free_before: tuple[int | None, str | None],
+    device: int,
+    on_report: OnReport,
+    on_stage: Callable[[str], None],
+) -> LatencyReport:
+    was_reset = reset_peak()
+    with load.files() as paths:
+        measures = {
+            "step": _step_measure(load, engine),
+            "head call": host_timed(lambda i: load.denoise(engine, i)),
+            "end to end": host_timed(lambda i: load.finish_file(engine, paths[i % len(paths)])),
+        }
+        for scope, measure in measures.items():
+            clock = EVENTS if scope == "step" and is_on_gpu(engine.name) else HOST
+            on_stage(f"batch {load.batch}: {scope}")
+            report = _measure_scope(report, Series(scope, load.batch, clock, ()), measure, mode, on_report)
+    peak, reason = peak_bytes()
+    memory = Memory(load.batch, peak, reason, "batch" if was_reset else "process", *_device_memory(free_before, device))
+    return replace(report, memory=(*report.memory, memory))
+
+
+def _measure_scope(
+    report: LatencyReport, empty: Series, measure: Measure | str, mode: Mode, on_report: OnReport
+) -> LatencyReport:
+    if isinstance(measure, str):
+        return replace(report, series=(*report.series, replace(empty, reason=measure)))
+
+    def with_samples(samples: list[float]) -> LatencyReport:
+        return replace(report, series=(*report.series, replace(empty, samples_ms=tuple(samples))))
+
+    samples = collect(measure, mode, lambda so_far: on_report(with_samples(so_far)))
+    on_report(with_samples(samples))
+    return with_samples(samples)
+
+
+def _step_measure(load: Workload, engine: Engine) -> Measure | str:
+    """How single steps are timed, or why they cannot be.
+
+    On the CPU: the time between the ends of successive steps of a running trajectory. On a GPU: CUDA events around
+    one step, since between the steps of a trajectory nothing comes back to the host.
+    """
+    rows = load.bundle.row_range(load.steps)
+    if is_on_gpu(engine.name):
+        return _device_step_measure(load, engine)
+    if rows.steps < 2:
+        return "a trajectory of one step has no step between two others; see the head call"
+
+    def measure(i: int) -> list[float]:
+        ends: list[float] = []
+        load.denoise(engine, i, on_step=lambda *_: ends.append(time.perf_counter()))
+        return [(b - a) * 1e3 for a, b in pairwise(ends)]
+
+    return measure
+
+
+def _device_step_measure(load: Workload, engine: Engine) -> Measure:
+    rows = load.bundle.row_range(load.steps)
+    z = load.tensors(1)[0] if load.bundle.sampler.is_stochastic else None
+
+    def measure(i: int) -> tuple[float]:
+        engine.step(load.tensors(i)[0], rows.first_row + i % rows.steps, z, load.labels)
+        return (engine.device_ms,)
+
+    return measure
+
+
+def _device_memory(before: tuple[int | None, str | None], device: int) -> tuple[int | None, str | None]:
+    if before[0] is None:
+        return before
+    now, reason = free_device_bytes(device)
+    return (None, reason) if now is None else (before[0] - now, None)

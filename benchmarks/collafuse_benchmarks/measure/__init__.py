@@ -1,0 +1,1 @@
+"""What every measurement shares: clocks, samples, their summary, the work that is timed."""

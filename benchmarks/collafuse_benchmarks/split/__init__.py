@@ -1,0 +1,1 @@
+"""Where to cut: both sides measured, joined, and one way chosen."""

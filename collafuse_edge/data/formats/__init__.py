@@ -1,0 +1,1 @@
+"""Files of many images: npz, idx, NIfTI, DICOM."""

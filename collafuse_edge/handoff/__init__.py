@@ -1,0 +1,1 @@
+"""The server's part of a trajectory: noise in, hand-over tensors out."""

@@ -1,0 +1,1 @@
+"""The arithmetic of the split: plan, schedules, levels, samplers, noise. Numbers in, numbers out."""

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: building, keeping and running an engine."""

@@ -1,0 +1,1 @@
+"""The artefacts of docs/formats.md: a reader and a writer each."""

@@ -1,0 +1,75 @@
+"""Options of a command that are fields of a settings dataclass: name, type, default and help stand there, once."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, get_type_hints
+
+import pytest
+import typer
+from test_command_line_paths import COMMANDS
+from typer.testing import CliRunner
+
+from collafuse_benchmarks.energy.settings import EnergySettings
+from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.training.settings import TrainSettings
+from collafuse_runtimes.engine_options import EngineOptions
+
+OWN = {
+    "train-server": {"steps": 20_000, "batch_size": 64, "learning_rate": 5e-4, "warmup_steps": 500},
+    "train-client": {"learning_rate": None},
+    "distill": {"learning_rate": 3e-4, "warmup_steps": 20, "ema_decay": 0.995},
+}
+"""Defaults that are a command's own."""
+OF_THE_DEVICE = {"mixed_precision": None, "channels_last": None}
+DISTILL = ["batch_size", "learning_rate", "warmup_steps", "ema_decay", "seed"]
+TRAINING = [f.name for f in fields(TrainSettings)]
+ENGINE = [f.name for f in fields(EngineOptions)]
+TAKEN = [
+    *((command, TrainSettings, TRAINING) for command in ("train-server", "train-client")),
+    ("distill", TrainSettings, DISTILL),
+    *((command, EngineOptions, ENGINE) for command in ("verify", "infer")),
+    *((f"bench {what}", EngineOptions, ENGINE) for what in ("latency", "energy")),
+    ("bench split", EngineOptions, ["threads", "device", "cache"]),
+    ("export", EngineOptions, ["device", "cache"]),
+    ("bench energy", EnergySettings, ["trials", "window_s", "idle_s"]),
+]
+
+
+@pytest.mark.parametrize(("command", "settings", "names"), TAKEN)
+def test_defaults_and_help_are_those_of_the_fields(command: str, settings: type, names: list[str]) -> None:
+    options = {p.name: p for p in COMMANDS[command].params}
+    defaults = {f.name: f.default for f in fields(settings)} | OWN.get(command, {})
+    if command.startswith("train-"):
+        defaults |= OF_THE_DEVICE
+    for name in names:
+        assert options[name].default == defaults[name], name
+        assert options[name].help == get_type_hints(settings, include_extras=True)[name].__metadata__[0], name
+        assert options[name].opts == [f"--{name.replace('_', '-')}"]
+
+
+@dataclass(frozen=True)
+class Oven:
+    heat: Annotated[int, "Degrees."] = 180
+    mode: Annotated[str, "Where the heat comes from.", ("top", "fan")] = "fan"
+    light: Annotated[bool, "Lamp."] = False
+
+
+def bake(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+
+    @app.command()
+    @takes("oven", Oven, only=("heat", "mode"), heat=200)
+    def command(*, dish: str, oven: Values, minutes: int = 5) -> None:
+        print(dish, Oven(**oven), minutes)
+
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output.strip()
+
+
+def test_a_command_gets_the_fields_values_and_its_own_defaults() -> None:
+    assert bake("pie") == (0, "pie Oven(heat=200, mode='fan', light=False) 5")
+    assert bake("--heat", "90", "--mode", "top", "pie")[1] == "pie Oven(heat=90, mode='top', light=False) 5"
+
+
+def test_a_field_left_out_or_outside_its_set_is_refused() -> None:
+    assert bake("pie", "--light")[0] == 2
+    assert bake("pie", "--mode", "grill")[0] == 2
