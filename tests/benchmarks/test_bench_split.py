@@ -24,7 +24,7 @@ from collafuse_benchmarks.pages.folder import Stamp
 from collafuse_benchmarks.split import page as page_split
 from collafuse_benchmarks.split.choice import Limits
 from collafuse_benchmarks.split.page import split_document
-from collafuse_benchmarks.split.parts import Name, Part, Row, Weights, handover_bytes, with_cut
+from collafuse_benchmarks.split.parts import Name, Part, Row, Weights, handover_bytes
 from collafuse_benchmarks.split.report import SplitOptions, split_report
 from collafuse_benchmarks.split.table import Link, join, joules_per_image, share_checks
 from collafuse_runtimes.diffusion.noise import Float32Array
@@ -55,7 +55,7 @@ def row(c: float, steps: int, ms: float, energy: EnergyResult | None = None, **c
 
 
 def part(side: Name, *rows: Row, plan: SplitPlan = PLAN, machine: str = "bench", **changes: Any) -> Part:
-    shared, state = with_cut(plan, 0.0), {"machine": {"board": machine}}
+    shared, state = plan.with_cut_ratio(0.0), {"machine": {"board": machine}}
     return replace(Part(side, shared, shared.fingerprint, machine, state, state, (), "quick", rows, True), **changes)
 
 
@@ -79,14 +79,14 @@ EDGE = part("edge", row(0.2, 10, 30), row(0.4, 20, 60), row(1, 50, 150))
 
 def test_every_cut_has_both_baselines_and_its_total() -> None:
     rows = join(PLAN, [EDGE, SERVER], Link(8.0, latency_ms=2.0))
-    size = handover_bytes(with_cut(PLAN, 0.2))
+    size = handover_bytes(PLAN.with_cut_ratio(0.2))
     found = [(r.cut_ratio, r.server_ms, r.edge_ms) for r in rows]
     assert found == [(0, 500, 0), (0.2, 400, 30), (0.4, 300, 60), (1, 0, 150)]
     assert [r.transfer_bytes > 16 * 16 * 4 for r in rows] == [True, True, True, False]
     assert rows[1].transfer_ms == pytest.approx(2 + size * 8 / 8000)
     assert rows[1].total_ms == pytest.approx(430 + 2 + size / 1000)
     assert (rows[3].transfer_bytes, rows[3].transfer_ms, rows[3].total_ms) == (0, 0, 150)
-    assert [r.noise_level for r in rows] == [with_cut(PLAN, c).noise_level for c in (0, 0.2, 0.4, 1)]
+    assert [r.noise_level for r in rows] == [PLAN.with_cut_ratio(c).noise_level for c in (0, 0.2, 0.4, 1)]
     assert rows[0].noise_level == 0
 
 
@@ -239,8 +239,8 @@ def test_a_way_without_images_is_not_on_the_front_and_says_so() -> None:
     rows = split_report([EDGE, server], SplitOptions()).rows
     assert page_split._front(rows) == [
         (10, 0, "c = 0", False),
-        (430, with_cut(PLAN, 0.2).noise_level, "c = 0.2", True),
-        (560, with_cut(PLAN, 0.4).noise_level, "c = 0.4", True),
+        (430, PLAN.with_cut_ratio(0.2).noise_level, "c = 0.2", True),
+        (560, PLAN.with_cut_ratio(0.4).noise_level, "c = 0.4", True),
     ]
     assert page_split._short(rows[0]) == "c = 0 (no images)"
 
@@ -254,6 +254,7 @@ def test_ways_of_several_machines_are_told_apart() -> None:
     assert checks == {("edge", 1): pytest.approx(1.0), ("server", 2): pytest.approx(1.0), ("edge", 3): 2.0}
     page = to_markdown(split_document(report, STAMP))
     assert "small (a.head), fp32, ort-cpu (edge of part 3)" in page
+    assert page.index("## Choice") < page.index("## Cuts")  # the answer first
     assert [line for line in page.splitlines() if line.startswith("## Part")] == [
         "## Part 1: edge side on bench",
         "## Part 2: server side on server",

@@ -13,7 +13,6 @@ from test_bench_split import STAMP, part, row, short_modes  # noqa: F401
 
 from collafuse_benchmarks.pages.document import to_markdown
 from collafuse_benchmarks.split.page import split_document
-from collafuse_benchmarks.split.parts import with_cut
 from collafuse_benchmarks.split.report import SplitOptions, SplitReport, split_report
 from collafuse_benchmarks.split.scores import Score, Scores
 from collafuse_runtimes.diffusion.samplers import Sampler
@@ -21,7 +20,7 @@ from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.sealed import read_json
 
 DDIM, DDPM = Sampler("ddim"), Sampler("ddpm")
-AT = with_cut(PLAN, 0.4)
+AT = PLAN.with_cut_ratio(0.4)
 WEIGHTS = "ab" * 32
 SERVER = part("server", row(0, 50, 500), row(0.4, 30, 300))
 EDGE = part(
@@ -91,7 +90,7 @@ def test_the_score_of_a_hand_over_belongs_to_the_server_and_its_steps() -> None:
 
 
 def test_without_a_head_finished_images_are_the_servers() -> None:
-    at_0 = with_cut(PLAN, 0.0).fingerprint
+    at_0 = PLAN.with_cut_ratio(0.0).fingerprint
     of_server = {"cut_ratio": 0.0, "fingerprint": at_0, "server_steps": 50}
     no_head = dict.fromkeys(("head_sha256", "steps", "sampler", "precision"))
     assert kids(table({0.0: [score(0.1, **of_server, **no_head)]}))[0] == 0.1

@@ -70,12 +70,12 @@ def split_document(report: SplitReport, stamp: Stamp) -> Document:
     what = f"{WHAT} Images {shape}, T = {plan.timesteps}, {plan.schedule} schedule."
     blocks: list[Block] = [
         *opening(stamp, what, complete=report.complete),
+        *_choice(report),
         Heading("Cuts"),
         Table(COLUMNS, tuple(map(_row, report.rows))),
         Paragraph(NOTES.format(noise=report.noise_level_is or OLD_NOISE)),
         Paragraph(_transfer(report)),
         *_gaps(report.rows),
-        *_choice(report),
         *_plots(report.rows),
         *_shares(report.share_checks),
         *_parts(report.parts),

@@ -124,7 +124,7 @@ class Part(Record):
 
 def family(plan: SplitPlan) -> SplitPlan:
     """The plan with cut ratio 0: what all cuts of one plan have in common."""
-    return with_cut(plan, 0.0)
+    return plan.with_cut_ratio(0.0)
 
 
 def require_one_family(plans: dict[str, SplitPlan]) -> SplitPlan:
@@ -140,11 +140,6 @@ def require_one_family(plans: dict[str, SplitPlan]) -> SplitPlan:
     for name, plan in others:
         require_same_plan(first, first_name, plan, name, except_cut=True)
     return family(first)
-
-
-def with_cut(plan: SplitPlan, cut_ratio: float) -> SplitPlan:
-    """The same plan, cut elsewhere."""
-    return plan.with_cut_ratio(cut_ratio)
 
 
 def golden_handover(bundle: HeadBundle) -> Handover:

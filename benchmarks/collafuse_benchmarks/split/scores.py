@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_benchmarks.measure.record import Facts, Record
-from collafuse_benchmarks.split.parts import with_cut
 from collafuse_benchmarks.split.table import SplitRow
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
@@ -115,7 +114,7 @@ def _assigned(
             raise InputError(f"--{option} is given for c = {c:g}, which is not in this report; valid: {valid}")
         for score in found:
             whys = {i: mismatch(row, score) for i, row in enumerate(rows) if row.cut_ratio == c}
-            if score.fingerprint != with_cut(plan, c).fingerprint:
+            if score.fingerprint != plan.with_cut_ratio(c).fingerprint:
                 raise InputError(f"--{option}: the score for c = {c:g} is of another plan than this report's")
             if all(whys.values()):
                 raise InputError(

@@ -8,7 +8,7 @@ from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.split.measure import EdgeWork, OnParts, ServerWork, measure_parts
-from collafuse_benchmarks.split.parts import Part, Weights, with_cut
+from collafuse_benchmarks.split.parts import Part, Weights
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
 from collafuse_runtimes.engines import EngineOptions
@@ -112,7 +112,7 @@ def _require_different(what: str, given: Sequence[object]) -> None:
 def _server_works(server: SplitServer, heads: Sequence[HeadBundle], options: SweepOptions) -> list[ServerWork]:
     for head in heads:
         require_same_plan(server.plan, server.where, head.plan, str(head.path), except_cut=True)
-    plans = [with_cut(server.plan, c) for c in _cuts(heads, options.cuts)]
+    plans = [server.plan.with_cut_ratio(c) for c in _cuts(heads, options.cuts)]
     return [_server_work(server, plan, options.server_steps) for plan in plans if plan.t_c]
 
 

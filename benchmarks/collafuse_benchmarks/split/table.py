@@ -12,7 +12,7 @@ import numpy as np
 from collafuse_benchmarks.energy.measurement import EnergyResult
 from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.measure.summary import Summary
-from collafuse_benchmarks.split.parts import Name, NoEnergy, Part, Row, Weights, handover_bytes, with_cut
+from collafuse_benchmarks.split.parts import Name, NoEnergy, Part, Row, Weights, handover_bytes
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.errors import InputError
@@ -152,7 +152,7 @@ def join(plan: SplitPlan, parts: Sequence[Part], link: Link | None, dtype: str =
     rows = []
     for c in sorted(sides["server"].keys() | sides["edge"].keys()):
         pairs = product(sides["server"].get(c) or (None,), sides["edge"].get(c) or (None,))
-        rows += [_join_row(with_cut(plan, c), server, edge, link, dtype) for server, edge in pairs]
+        rows += [_join_row(plan.with_cut_ratio(c), server, edge, link, dtype) for server, edge in pairs]
     return tuple(rows)
 
 
