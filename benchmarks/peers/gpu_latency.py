@@ -104,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
-        parser.error(f"--rounds {arguments.rounds} out of range: valid are 1 and more")
+        parser.error(f"--rounds {arguments.rounds} out of range: must be at least 1")
     if arguments.prepare and arguments.work is None:
         parser.error("--prepare needs --work: the folder that the heads go to")
     arguments.chosen = [row for row in ROWS if not arguments.rows or any(fnmatch(str(row), p) for p in arguments.rows)]

@@ -175,7 +175,7 @@ def test_parts_of_different_plans_are_refused() -> None:
 
 @pytest.mark.parametrize(("mbps", "latency"), [(0, 0), (-1, 0), (math.nan, 0), (1, -1), (1, math.inf)])
 def test_links_that_cannot_be_are_refused(mbps: float, latency: float) -> None:
-    with pytest.raises(InputError, match=r"link .* out of range: valid are"):
+    with pytest.raises(InputError, match=r"link .* out of range: must be"):
         Link(mbps, latency)
 
 
