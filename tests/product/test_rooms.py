@@ -84,6 +84,13 @@ def part(room: str, module: str) -> str:
 
 
 @files
+def test_our_modules_are_imported_by_from(room: str, path: Path) -> None:
+    """Or what folders import of each other would be overlooked below."""
+    plain = [alias.name for n in ast.walk(parse(path)) if isinstance(n, ast.Import) for alias in n.names]
+    assert not [name for name in plain if name.split(".")[0] in ROOMS]
+
+
+@files
 def test_imports_between_folders(room: str, path: Path) -> None:
     mine = part(room, ".".join([room, *path.relative_to(ROOMS[room]).with_suffix("").parts]))
     layer = {name: k for k, names in enumerate(LAYERS[room]) for name in names}

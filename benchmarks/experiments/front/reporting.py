@@ -117,6 +117,9 @@ def _server_table(record: dict[str, Any]) -> list[str]:
 
 
 def _settings_table(record: dict[str, Any]) -> list[str]:
+    """Nothing where that stage was not run."""
+    if not record["settings"]:
+        return []
     lines = [
         "## Learning rate and moving average",
         "",

@@ -45,10 +45,9 @@ class Trial:
 
     def checkpoint(self, folder: Folder) -> Path:
         """Where its checkpoint lies; the unchanged one is the front's own."""
-        if not self.change:
-            own = folder.head("small", CUT, self.seed), folder.server("v0.2", self.seed)
-            return own[SIDES.index(self.side)]
-        return folder.out / "settings" / self.name
+        if self.change:
+            return folder.out / "settings" / self.name
+        return folder.head("small", CUT, self.seed) if self.side == "head" else folder.server("v0.2", self.seed)
 
     def record(self, folder: Folder) -> Path:
         return folder.out / "settings" / f"{self.name}.json"
