@@ -197,7 +197,7 @@ def thresholds(shared: Path) -> dict[str, Any]:
 
 
 def costs() -> dict[str, float]:
-    """Processor seconds: noise of one image, and the search of 10,000 images among 10,000 released."""
+    """Processor seconds: what `upload` noises one image in, and the search of 10,000 images among 10,000 released."""
     result, count = {}, 20
     for shape in ((1, 32, 32), (1, 64, 64), (3, 256, 256)):
         images, plan, key = (

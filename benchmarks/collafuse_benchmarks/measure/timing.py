@@ -149,16 +149,13 @@ def time_rounds(
     settle_s: float = 0.0,
     on_result: Callable[[int, str, Result], None] = lambda *_: None,
 ) -> dict[str, list[float]]:
-    """Milliseconds of several things side by side: a single run of each every round, in a fresh order every round.
+    """Milliseconds of several things side by side: one run of each every round, in a fresh order every round.
 
     Args:
         runs: each given the number of the round; it must return when its result is there.
-        rounds: that count; ``warmup`` others come before them.
-        settle_s: pause before each run: thread pools of the one before go on spinning for a while.
-        on_result: given (round, name, result) outside of what is timed, warm-up too.
-
-    Returns:
-        name -> ``rounds`` samples, those of one round at one place, for ``median_ratio``.
+        rounds: that count, after ``warmup`` others.
+        settle_s: pause before each run.
+        on_result: given (round, name, result) outside of what is timed, of the warm-up too.
     """
     samples: dict[str, list[float]] = {name: [] for name in runs}
     order = random.Random(0)

@@ -1,8 +1,8 @@
 """Time of one image by every way, ONNX Runtime on the CPU, in turns, with one thread and with two."""
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,15 @@ def timed(folder: Folder, threads: int) -> dict[str, list[float]]:
             for way in {way.bundle: way for way in ways.values()}.values()
         }
 
-        def image(way: Way, _: int) -> Any:
+        def run_of(way: Way) -> Callable[[int], Any]:
             x_n = handed_over(folder, way.cut_ratio, SEED, COUNT).x_tc[:1]
-            return engines[way.bundle].denoise(x_n, way.steps, seed=SEED, sample_indices=range(1))[0]
+            return lambda _: engines[way.bundle].denoise(x_n, way.steps, seed=SEED, sample_indices=range(1))
 
         def check(turn: int, name: str, found: Any) -> None:
             if turn == 0:
-                _require_same(folder, ways[name], found)
+                _require_same(folder, ways[name], found[0])
 
-        return time_rounds({name: partial(image, way) for name, way in ways.items()}, ROUNDS, on_result=check)
+        return time_rounds({name: run_of(way) for name, way in ways.items()}, ROUNDS, on_result=check)
 
 
 def _bundle(folder: Folder, way: Way) -> Any:
