@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from heads import default_head
 from places import ROOT
+from small_product import write_extractor
 
 import collafuse_edge
 from collafuse_edge import api
@@ -86,6 +87,16 @@ def test_the_program_of_the_api_page_runs(site: Path, monkeypatch: pytest.Monkey
     (site / "edge.head").symlink_to(default_head().path)
     exec(compile(code, "api.md", "exec"), {})
     assert capsys.readouterr().out.startswith(f"({TENSORS}, 1, ")
+
+
+def test_features_and_kid_are_those_of_evaluate(site: Path, tmp_path: Path) -> None:
+    extractor = write_extractor(tmp_path / "e.onnx")
+    tensors = site / "x.tc.safetensors"
+    shape = default_head().plan.image_shape
+    real = np.random.default_rng(0).uniform(-1, 1, (TENSORS + 1, *shape)).astype(np.float32)
+    features = [api.image_features(x, str(extractor)) for x in (real, api.read_handover(tensors).x_tc)]
+    assert [(x.dtype, len(x)) for x in features] == [(np.float64, TENSORS + 1), (np.float64, TENSORS)]
+    assert api.kid_on_reference_scale(*features).value == api.evaluate(tensors, real, extractor).kid_mean
 
 
 def run(*words: object) -> str:
