@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from collafuse_edge import TrainSettings, export_head, load_images, train_head
-from collafuse_export import export_with_report
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
@@ -36,6 +35,8 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
     bundle = work / f"{PRESET}.{precision}.head"
     if not bundle.exists():
         _require_torch(work)
+        from collafuse_export import export_with_report
+
         calibration = Handover(
             x_tc=handover_tensors(CALIBRATION_TENSORS, CALIBRATION_SEED),
             plan=PLAN,
