@@ -50,7 +50,8 @@ def kid_on_reference_scale(real: Features, generated: Features) -> Mmd:
     spread come from the images, too, so they have their part in the error.
 
     Args:
-        real, generated: (N, D) and (M, D) float64, finite, N and M at least 2.
+        real: (N, D) float64, finite, N at least 2.
+        generated: (M, D) float64, finite, M at least 2.
 
     Raises:
         InputError: other shapes, or no feature of ``real`` varies.

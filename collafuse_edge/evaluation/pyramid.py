@@ -44,7 +44,8 @@ def pyramid_score(real: Float32Array, generated: Float32Array, *, clip: bool = T
     """Compare two sets of images.
 
     Args:
-        real, generated: (N, C, H, W) and (M, C, H, W) float32, N and M at least 2, sides at least 8.
+        real: (N, C, H, W) float32, N at least 2, sides at least 8.
+        generated: (M, C, H, W) float32, M at least 2.
         clip: whether values beyond [-1, 1] are clipped, as of images; hand-over tensors go beyond it rightly.
 
     Raises:
