@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collafuse_edge.api import (
         evaluate,
         export_head,
+        image_features,
         infer,
         load_images,
         make_handover,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         write_handover,
         write_plan,
     )
+    from collafuse_edge.evaluation.kid import kid_on_reference_scale
+    from collafuse_edge.evaluation.pyramid import pyramid_score
     from collafuse_edge.training.settings import TrainSettings
     from collafuse_runtimes.diffusion.plan import SplitPlan
     from collafuse_runtimes.diffusion.samplers import Sampler
@@ -38,10 +41,13 @@ __all__ = [
     "TrainSettings",
     "evaluate",
     "export_head",
+    "image_features",
     "infer",
+    "kid_on_reference_scale",
     "load_images",
     "make_handover",
     "open_engine",
+    "pyramid_score",
     "read_bundle",
     "read_handover",
     "read_plan",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from collafuse_edge.evaluation.kid import Features, kid_on_reference_scale  # noqa: F401  a public name
+from collafuse_edge.evaluation.pyramid import pyramid_score  # noqa: F401  a public name
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -352,6 +354,21 @@ def evaluate(generated: StrPath, real: "Float32Array | ImageSet", extractor: Str
         data.images, read_generated(Path(generated)), Path(extractor), real_name=data.source,
         generated_name=os.fspath(generated),
     )  # fmt: skip
+
+
+def image_features(images: Float32Array, extractor: StrPath) -> Features:
+    """Features of images, (N, D) float64, to be compared by ``kid_on_reference_scale``: those of real images once.
+
+    Args:
+        images: (N, C, H, W) float32 in [-1, 1]; values beyond are clipped, grey is repeated.
+        extractor: as ``evaluate``.
+
+    Raises:
+        InputError, ArtefactError: as ``evaluate``.
+    """
+    from collafuse_edge.evaluation.extractor import features_of
+
+    return features_of(Path(extractor), images)
 
 
 def _network(network: str | NetworkConfig, plan: SplitPlan, num_classes: int | None = None) -> NetworkConfig:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from collafuse_benchmarks.commands import run
-from collafuse_edge.data import Selection, load_images
-from collafuse_edge.evaluation.evaluate import read_generated
+from collafuse_edge import load_images, read_handover
+from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.files.checkpoint import read_checkpoint
 from collafuse_runtimes.files.images import write_contact_sheet
 
@@ -109,7 +109,7 @@ def evaluate(out: Path, data: Path, extractor: Path) -> dict[str, dict[str, Any]
     scores: dict[str, dict[str, Any]] = {}
     for client in CLIENTS:
         held_out = out / f"{client}.test.npz"
-        np.savez(held_out, images=load_images(str(data), SHAPE, Selection(split="test", classes=(client,))).images)
+        np.savez(held_out, images=load_images(data, SHAPE, split="test", classes=(client,)).images)
         candidates = {
             "collaboration": out / f"{client}.plan.out",
             "local-only": out / f"{client}.local.out",
@@ -160,14 +160,20 @@ def picture(out: Path, data: Path, path: Path) -> None:
     cells, captions = [], []
     for client in CLIENTS:
         rows = {
-            "real": load_images(str(data), SHAPE, Selection(classes=(client,), limit=COLUMNS)).images,
-            "x_tc": read_generated(out / f"{client}.plan.tc.safetensors").images[:COLUMNS],
-            "collab": read_generated(out / f"{client}.plan.out").images[:COLUMNS],
-            "local": read_generated(out / f"{client}.local.out").images[:COLUMNS],
+            "real": load_images(data, SHAPE, classes=(client,), limit=COLUMNS).images,
+            "x_tc": read_handover(out / f"{client}.plan.tc.safetensors").x_tc[:COLUMNS],
+            "collab": finished(out / f"{client}.plan.out")[:COLUMNS],
+            "local": finished(out / f"{client}.local.out")[:COLUMNS],
         }
         cells += list(rows.values())
         captions += [name for name in rows for _ in range(COLUMNS)]
     write_contact_sheet(path, np.concatenate(cells).clip(-1, 1), columns=COLUMNS, captions=captions)
+
+
+def finished(folder: Path) -> Float32Array:
+    """The images that `infer` wrote, (N, C, H, W) in [-1, 1]."""
+    images: Float32Array = np.load(folder / "images.npz", allow_pickle=False)["images"]
+    return images
 
 
 def images_of(data: Path, client: str) -> tuple[object, ...]:

@@ -7,22 +7,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-from collafuse_edge.data import load_images
-from collafuse_edge.data.inspection import inspect_images
-from collafuse_edge.data.phantom import POPULATION_TYPES, phantoms
+from collafuse_benchmarks.commands import run
+from collafuse_edge import load_images
 from collafuse_runtimes.files.images import write_png
 
-EACH, DRAWN, SEEN = 8, 48, (1, 32, 32)
+POPULATIONS, EACH, DRAWN, SEEN = 4, 8, 48, 32
 
 
 def draw(out: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for population, name in enumerate(POPULATION_TYPES):
-            (Path(folder) / name).mkdir()
-            for index, image in enumerate(phantoms(population, EACH, 0, (1, DRAWN, DRAWN)).images):
-                write_png(Path(folder) / name / f"{index}.png", image)
-        inspect_images(load_images(folder, SEEN), out)
-    out.chmod(0o644)
+    with tempfile.TemporaryDirectory() as work:
+        data, sheet = Path(work) / "data", Path(work) / "sheet.png"
+        for population in range(POPULATIONS):
+            drawn = load_images(f"phantom:{population}:{EACH}:0", (1, DRAWN, DRAWN))
+            folder = data / drawn.label_names[population]
+            folder.mkdir(parents=True)
+            for index, image in enumerate(drawn.images):
+                write_png(folder / f"{index}.png", image)
+        run(Path(work), "inspect", data, "--size", SEEN, "--out", sheet)
+        out.write_bytes(sheet.read_bytes())
 
 
 if __name__ == "__main__":

@@ -2,27 +2,25 @@
 
     python benchmarks/experiments/graph_rewrites.py    # a minute; writes benchmarks/results/graph_rewrites.{json,md}
 
-Untrained networks of the presets: the weights change neither the nodes nor their time. Each round runs all graphs once
-in shuffled order; the figure is the median of the ratios within a round. The rewrites change no value, which is checked
-on the tensors that were timed.
+Heads of the presets after one training step: the weights change neither the nodes nor their time. Each round runs all
+graphs once in shuffled order; the figure is the median of the ratios within a round. The rewrites change no value,
+which is checked on the tensors that were timed.
 """
 
 import argparse
 import json
 import platform
-import time
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from collafuse_edge.training.presets import build_network, network_config
+from collafuse_benchmarks.measure.timing import median_ratio, time_rounds
+from collafuse_edge import Sampler, SplitPlan, TrainSettings, export_head, load_images, train_head
 from collafuse_export import graph_passes
-from collafuse_export.onnx_graph import to_onnx
-from collafuse_export.step_graph import StepGraph, one_thread
-from collafuse_runtimes.diffusion.plan import SplitPlan
-from collafuse_runtimes.diffusion.samplers import Sampler
-from collafuse_runtimes.files.bundle import HeadBundle, NetworkInfo, make_row_ranges
 
 CASES = (("tiny", 32), ("small", 32), ("tiny", 64), ("small", 64))
 STEPS, ROUNDS, WARMUP = 5, 200, 10
@@ -46,50 +44,42 @@ def main() -> None:
 
 def measured(preset: str, size: int) -> dict[str, Any]:
     """One preset at one size: medians, ratios to the graph without rewrites, largest difference of the outputs."""
-    graphs = {"neither": graph(preset, size, affine=False, batch=-1), "batch 0": graph(preset, size, affine=False),
-              "both": graph(preset, size)}  # fmt: skip
-    sessions = [session(model) for model in graphs.values()]
     x = np.random.default_rng(0).standard_normal((1, 1, size, size)).astype(np.float32)
     feeds = {"sample": x, "step": np.array([1], np.int32), "x_0_old": np.zeros_like(x)}
-    images = [run.run(None, feeds)[0] for run in sessions]
-    rng, times = np.random.default_rng(1), np.zeros((WARMUP + ROUNDS, len(sessions)))
-    for round_times in times:
-        for k in rng.permutation(len(sessions)):
-            start = time.perf_counter()
-            sessions[k].run(None, feeds)
-            round_times[k] = time.perf_counter() - start
-    times = times[WARMUP:]
+    runs = {name: partial(run, session(model), feeds) for name, model in graphs(preset, size).items()}
+    images = [once(0) for once in runs.values()]
+    times = time_rounds(runs, ROUNDS, warmup=WARMUP)
     return {
         "preset": preset,
         "size": size,
-        "median_ms": dict(zip(graphs, (np.median(times, axis=0) * 1e3).round(3).tolist(), strict=True)),
-        "ratio": dict(zip(graphs, np.median(times / times[:, :1], axis=0).round(3).tolist(), strict=True)),
+        "median_ms": {name: round(float(np.median(ms)), 3) for name, ms in times.items()},
+        "ratio": {name: round(median_ratio(ms, times["neither"]), 3) for name, ms in times.items()},
         "largest_difference": max(float(np.abs(image - images[0]).max()) for image in images),
     }
 
 
-def graph(preset: str, size: int, *, affine: bool = True, batch: int = 0) -> bytes:
-    """The step graph of an untrained head, its normalisations with gains and shifts as after training."""
-    import torch
-
+def graphs(preset: str, size: int) -> dict[str, bytes]:
+    """The step graph of a head after one training step, which moves the gains and shifts of its normalisations."""
     plan = SplitPlan((1, size, size))
-    bundle = HeadBundle(Path(preset), plan, SAMPLER, make_row_ranges(plan, [STEPS], SAMPLER.levels), "fp32", 20, None,
-                        NetworkInfo(preset, 0, 0, "0" * 64), {}, {})  # fmt: skip
-    merge = graph_passes.merge_affine
-    with one_thread():
-        network = build_network(network_config(preset, plan), seed=0)
-        with torch.no_grad():
-            for name, weight in network.named_parameters():
-                if "norm" in name:
-                    weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-        try:
-            if not affine:
-                graph_passes.merge_affine = lambda _: None
-            module = StepGraph(network, plan, bundle.transitions, bundle.table, "fp32")
-            model = to_onnx(module, bundle.inputs, bundle.outputs, 20, STEPS)
-        finally:
-            graph_passes.merge_affine = merge
-    return model if batch == 0 else with_open_batch(model)
+    settings = TrainSettings(steps=1, batch_size=2, lr_schedule="constant", warmup_steps=0, ema_decay=0.0)
+    with TemporaryDirectory() as work:
+        head = Path(work) / "head"
+        train_head(
+            load_images("phantom:0:2", plan.image_shape), plan, head, network=preset, settings=settings, cpu=True
+        )
+        both = step_graph(head, Path(work) / "both")
+        with patch.object(graph_passes, "merge_affine", lambda _: None):
+            batch_0 = step_graph(head, Path(work) / "batch_0")
+    return {"neither": with_open_batch(batch_0), "batch 0": batch_0, "both": both}
+
+
+def step_graph(head: Path, bundle: Path) -> bytes:
+    """What `export` writes."""
+    return export_head(head, bundle, steps=(STEPS,), sampler=SAMPLER).model_path.read_bytes()
+
+
+def run(session: Any, feeds: dict[str, Any], _: int) -> Any:
+    return session.run(None, feeds)[0]
 
 
 def with_open_batch(model: bytes) -> bytes:

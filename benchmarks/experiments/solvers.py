@@ -20,10 +20,7 @@ import numpy as np
 from brain_mri import CLIENTS, images_of
 
 from collafuse_benchmarks.commands import run
-from collafuse_edge.data import Selection, load_images
-from collafuse_edge.evaluation.extractor import features_of
-from collafuse_edge.evaluation.kid import kid_on_reference_scale
-from collafuse_edge.evaluation.pyramid import pyramid_score
+from collafuse_edge import image_features, kid_on_reference_scale, load_images, pyramid_score
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
 from collafuse_runtimes.diffusion.schedule import diffuse
@@ -95,8 +92,8 @@ def scored(
 ) -> tuple[list[dict[str, Any]], list[tuple[str, Float32Array]]]:
     """A row per way, and a strip of pictures per way for the first client."""
     plan = head.plan
-    held_out = load_images(str(data), plan.image_shape, Selection(split="test", classes=(client,))).images
-    of_real, predict = features_of(extractor, held_out), predict_function(load_network(head))
+    held_out = load_images(data, plan.image_shape, split="test", classes=(client,)).images
+    of_real, predict = image_features(held_out, extractor), predict_function(load_network(head))
     references: list[Float32Array] = []
     draws = [noise_batch(draw, range(len(held_out)), plan.timesteps, plan.image_shape) for draw in range(DRAWS)]
     rows, strips = [], [("real", held_out[:COLUMNS])] if client == CLIENTS[0] else []
@@ -108,7 +105,7 @@ def scored(
                 finest = TWO_M["even"], plan.cut
                 references.append(finished(head, predict, held_out, noise, *finest, draw))
             score = pyramid_score(held_out, images)
-            kid = kid_on_reference_scale(of_real, features_of(extractor, images)).value
+            kid = kid_on_reference_scale(of_real, image_features(images, extractor)).value
             rmse = float(np.sqrt(np.mean((images - references[draw]) ** 2)))
             found.append({"kid": kid, "pyramid": score.mean, "sharpness": score.sharpness, "rmse": rmse})
         rows.append({"cut_ratio": cut_ratio, "client": client, "sampler": sampler.text, "steps": steps, "draws": found})

@@ -1,13 +1,11 @@
 """The head that every peer runs, and the tensors it starts from: `small`, 64x64, trained on drawn phantoms."""
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from collafuse_edge.data import load_images
+from collafuse_edge import TrainSettings, export_head, load_images, train_head
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
@@ -19,24 +17,16 @@ PLAN = SplitPlan((1, 64, 64), timesteps=100, cut_ratio=0.2)
 PRESET, STEPS, TRAIN_STEPS, TRAIN_IMAGES = "small", 20, 100, 128
 CALIBRATION_SEED, CALIBRATION_TENSORS = 1, 24
 
-Name = TypeVar("Name")
-
 
 def trained_head(work: Path) -> tuple[Path, HeadBundle]:
     """Checkpoint and float32 bundle; those already in ``work`` are taken."""
     head, bundle = work / PRESET, work / f"{PRESET}.head"
     if not bundle.exists():
         _require_torch(work)
-        from collafuse_edge.training.loop import TrainRun, train
-        from collafuse_edge.training.presets import network_config
-        from collafuse_edge.training.settings import TrainSettings
-        from collafuse_edge.training.tasks import ClientTask
-        from collafuse_export import export_head
-
-        task = ClientTask(PLAN, _phantoms(TRAIN_IMAGES, 0))
         settings = TrainSettings(steps=TRAIN_STEPS, batch_size=16, warmup_steps=20, ema_decay=0.9)
-        train(TrainRun(task, network_config(PRESET, PLAN), settings, head, resume=True, cpu=True))
-        export_head(head, bundle, step_counts=(STEPS,), sampler=Sampler())
+        images = _phantoms(TRAIN_IMAGES, 0)
+        train_head(images, PLAN, head, network=PRESET, settings=settings, resume=True, cpu=True)
+        export_head(head, bundle, steps=(STEPS,), sampler=Sampler())
     return head, read_bundle(bundle)
 
 
@@ -45,7 +35,7 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
     bundle = work / f"{PRESET}.{precision}.head"
     if not bundle.exists():
         _require_torch(work)
-        from collafuse_export import export_head
+        from collafuse_export import export_with_report
 
         calibration = Handover(
             x_tc=handover_tensors(CALIBRATION_TENSORS, CALIBRATION_SEED),
@@ -57,7 +47,7 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
             server_sha256=None,
         )
         head, _ = trained_head(work)
-        export_head(head, bundle, step_counts=(STEPS,), precision=precision, calibration=calibration, force=True)
+        export_with_report(head, bundle, step_counts=(STEPS,), precision=precision, calibration=calibration, force=True)
     return read_bundle(bundle)
 
 
@@ -67,11 +57,6 @@ def handover_tensors(count: int, seed: int = 0) -> Float32Array:
     alpha_bar_n = np.float32(PLAN.alpha_bar_at(PLAN.handover_level))
     tensors: Float32Array = diffuse(_phantoms(count, seed), noise, alpha_bar_n)
     return tensors
-
-
-def shuffled(names: Sequence[Name], k: int) -> list[Name]:
-    """A fresh order in every round, so that nobody always follows the same neighbour."""
-    return [names[i] for i in np.random.default_rng(k).permutation(len(names))]
 
 
 def _phantoms(count: int, seed: int) -> Float32Array:

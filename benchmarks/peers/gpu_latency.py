@@ -25,6 +25,7 @@ import argparse
 import importlib
 import json
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ from typing import Any
 
 import numpy as np
 from _gpu_rows import ROWS, Row, Runner, open_row, reason_without
-from _head import PLAN, PRESET, STEPS, handover_tensors, lowered_head, shuffled, trained_head
+from _head import PLAN, PRESET, STEPS, handover_tensors, lowered_head, trained_head
 
 from collafuse_runtimes.device.machine import read_machine
 from collafuse_runtimes.diffusion.noise import Float32Array
@@ -152,7 +153,8 @@ def measure(
         states = [x_tc]
         reference.denoise(x_tc, on_step=lambda _, x, s=states: s.append(x.copy()))
         k = number % (len(states) - 1)
-        for row in shuffled([row for row in runners if row not in failed], number):
+        running = [row for row in runners if row not in failed]
+        for row in random.Random(number).sample(running, len(running)):
             found = samples[row]
             try:
                 after, step_ms = runners[row].step(states[k], k)

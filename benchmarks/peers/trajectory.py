@@ -22,6 +22,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from typing import Any
 import numpy as np
 import torch
 from _diffusers_loop import DiffusersLoop
-from _head import PLAN, STEPS, handover_tensors, shuffled, trained_head
+from _head import PLAN, STEPS, handover_tensors, trained_head
 
+from collafuse_benchmarks.measure.timing import median_ratio, time_rounds
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.files.bundle import HeadBundle
@@ -74,18 +76,16 @@ def measure(head: Path, bundle: HeadBundle, rounds: int) -> dict[str, Any]:
             "collafuse openvino": openvino_engine.denoise,
             "collafuse ort-cpu": engine.denoise,
         }
-        samples: dict[str, list[float]] = {name: [] for name in runs}
-        worst = 0.0
-        for k, x_tc in enumerate(tensors):
-            outputs = {}
-            for name in shuffled(list(runs), k):
-                time.sleep(SETTLE_S)
-                begun = time.perf_counter()
-                outputs[name] = runs[name](x_tc[None])
-                if k >= WARMUP:
-                    samples[name].append((time.perf_counter() - begun) * 1e3)
-            reference = outputs["diffusers eager loop"]
-            worst = max(worst, *(float(np.abs(out - reference).max()) for out in outputs.values()))
+        images: dict[str, list[Float32Array]] = {name: [] for name in runs}
+        samples = time_rounds(
+            {name: partial(lambda run, k: run(tensors[k : k + 1]), run) for name, run in runs.items()},
+            rounds,
+            warmup=WARMUP,
+            settle_s=SETTLE_S,
+            on_result=lambda _, name, image: images[name].append(image),
+        )
+    expected = np.stack(images["diffusers eager loop"])
+    worst = max(float(np.abs(np.stack(found) - expected).max()) for found in images.values())
     if not worst <= TOLERANCE:
         raise SystemExit(f"the trajectories differ by {worst:.2e}, more than {TOLERANCE}: no figures")
     return {
@@ -149,7 +149,7 @@ def bare_openvino(bundle: HeadBundle) -> Run:
 
 
 def table(report: dict[str, Any]) -> str:
-    samples = {name: np.array(values) for name, values in report["samples_ms"].items()}
+    samples = report["samples_ms"]
     ours = samples["collafuse ort-cpu"]
     lines = [
         f"{STEPS} steps, one 64x64 image, `small` head; {report['machine']}; {len(ours)} rounds in turn",
@@ -160,7 +160,7 @@ def table(report: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for name, values in samples.items():
-        lines.append(f"| {name} | {np.median(values):.1f} | {np.median(values / ours):.3f} |")
+        lines.append(f"| {name} | {np.median(values):.1f} | {median_ratio(values, ours):.3f} |")
     return "\n".join(lines)
 
 

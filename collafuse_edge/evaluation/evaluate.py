@@ -143,7 +143,7 @@ def kid(real: Float32Array, generated: Generated, extractor: Path, *, real_name:
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = kid_on_reference_scale(of_real, of_generated)
             raw = kid_of_features(of_real, of_generated)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{extractor} cannot judge these images: {error}; use another extractor") from None
     if not (math.isfinite(scaled.value) and math.isfinite(raw.value)):
         raise InputError(f"{extractor} gives features too large for KID (overflow in float64); use another extractor")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_runtimes.errors import InputError
+
 Features = npt.NDArray[np.float64]
 
 LEAST_FOR_ERROR = 20
@@ -48,15 +50,20 @@ def kid_on_reference_scale(real: Features, generated: Features) -> Mmd:
     spread come from the images, too, so they have their part in the error.
 
     Args:
-        real, generated: (N, D) and (M, D), N and M >= 2.
+        real: (N, D) float64, finite, N at least 2.
+        generated: (M, D) float64, finite, M at least 2.
 
     Raises:
-        ValueError: no feature of ``real`` varies.
+        InputError: other shapes, or no feature of ``real`` varies.
     """
+    if real.ndim != 2 or real.shape[1:] != generated.shape[1:] or min(len(real), len(generated)) < 2:
+        raise InputError(
+            f"features of shapes {real.shape} and {generated.shape}; valid: (N, D) and (M, D), N, M at least 2"
+        )
     centre = real.mean(axis=0)
     spread = float(np.sqrt(real.var(axis=0, ddof=1).mean()))
     if not spread > 1e-12 * float(np.abs(real).max()):
-        raise ValueError("no feature varies over the real images")
+        raise InputError("no feature varies over the real images")
     return _estimate((real - centre) / spread, (generated - centre) / spread, is_standardised=True)
 
 

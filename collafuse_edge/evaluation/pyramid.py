@@ -40,11 +40,13 @@ class PyramidScore:
     brightness: float
 
 
-def pyramid_score(real: Float32Array, generated: Float32Array) -> PyramidScore:
+def pyramid_score(real: Float32Array, generated: Float32Array, *, clip: bool = True) -> PyramidScore:
     """Compare two sets of images.
 
     Args:
-        real, generated: (N, C, H, W) and (M, C, H, W) in [-1, 1], N and M >= 2, sides >= 8; values beyond are clipped.
+        real: (N, C, H, W) float32, N at least 2, sides at least 8.
+        generated: (M, C, H, W) float32, M at least 2.
+        clip: whether values beyond [-1, 1] are clipped, as of images; hand-over tensors go beyond it rightly.
 
     Raises:
         InputError: other shapes, or real images that are all the same.
@@ -53,11 +55,12 @@ def pyramid_score(real: Float32Array, generated: Float32Array) -> PyramidScore:
         raise InputError(f"images of shapes {real.shape} and {generated.shape}; valid: (N, C, H, W), N >= 2, one size")
     if min(real.shape[2:]) < SMALLEST_SIDE:
         raise InputError(f"images of {real.shape[2]}x{real.shape[3]} are too small for a pyramid; valid: sides of 8 up")
-    a, b = (laplacian_pyramid(images.clip(-1, 1).astype(np.float64)) for images in (real, generated))
+    sets = [(images.clip(-1, 1) if clip else images).astype(np.float64) for images in (real, generated)]
+    a, b = map(laplacian_pyramid, sets)
     if not a[0].any():
         raise InputError("the real images have no detail at all; give images that differ from one grey")
     levels = level_distances(a, b)
-    whole = [images.clip(-1, 1).reshape(len(images), -1).astype(np.float64) for images in (real, generated)]
+    whole = [images.reshape(len(images), -1) for images in sets]
     return PyramidScore(
         levels,
         float(np.mean(levels)),

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from collafuse_benchmarks.measure.timing import (
     collect,
     collect_in_turns,
     host_timed,
+    median_ratio,
     mode_named,
+    time_rounds,
 )
 from collafuse_benchmarks.pages.document import figure
 from collafuse_runtimes.errors import InputError
@@ -142,6 +145,35 @@ def test_all_have_ten_turns_in_changing_order(monkeypatch: pytest.MonkeyPatch) -
     rounds = ["".join(order[i : i + 9 : 3]) for i in range(0, 90, 9)]  # a turn is one run that does not count, and two
     assert all(sorted(text) == ["a", "b", "c"] for text in rounds)
     assert len(set(rounds)) > 3
+
+
+def test_rounds_time_everything_once_in_a_fresh_order_and_ratios_hold_while_the_machine_drifts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, order, seen = 0.0, list[str](), list[tuple[int, str, int]]()
+
+    def runner(name: str, ms: float) -> Callable[[int], int]:
+        def run(k: int) -> int:
+            nonlocal now
+            order.append(name)
+            now += ms * (1 + k) / 1e3  # the machine gets slower from round to round
+            return k
+
+        return run
+
+    def look(k: int, name: str, result: int) -> None:
+        nonlocal now
+        now += 1.0
+        seen.append((k, name, result))
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    runs = {"a": runner("a", 2.0), "b": runner("b", 3.0), "c": runner("c", 5.0)}
+    samples = time_rounds(runs, 6, warmup=2, on_result=look)
+    assert samples["a"] == pytest.approx([2.0 * k for k in range(3, 9)]), "two rounds of warm-up are left out"
+    assert median_ratio(samples["b"], samples["a"]) == pytest.approx(1.5)
+    rounds = ["".join(order[i : i + 3]) for i in range(0, 24, 3)]
+    assert all(sorted(text) == ["a", "b", "c"] for text in rounds) and len(set(rounds)) > 2
+    assert seen == [(i // 3, name, i // 3) for i, name in enumerate(order)]
 
 
 @given(st.floats(1e-6, 1e5))

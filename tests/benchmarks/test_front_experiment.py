@@ -1,4 +1,4 @@
-"""The front of ways runs, small, from images to its record, and docs/results.md shows the committed record."""
+"""The front of ways runs, small, from images to its record."""
 
 import json
 import runpy
@@ -26,7 +26,6 @@ from ways import DDIM, TODAY, TWO_M, Way
 
 FRONT = ROOT / "benchmarks" / "experiments" / "front"
 CLIENTS, SEEDS, SIDE, HELD_OUT = ("glioma_tumor", "pituitary_tumor"), (0,), 8, 12
-RECORD = json.loads((ROOT / "benchmarks" / "results" / "front.json").read_text())
 
 
 class Inline:
@@ -124,29 +123,3 @@ def test_a_small_front_runs_from_images_to_its_record_and_again_without_work(
     runpy.run_path(str(FRONT / "__main__.py"), run_name="__main__")
     before, after = (text.split(b"## c = 0.2")[0] for text in (made, (results / "front.md").read_bytes()))
     assert before == after
-
-
-def way_of(row: str) -> str:
-    """The record's name of the table's way."""
-    head, _, how = row.partition(": ")
-    made, _, rest = how.partition("distilled to ")
-    if not made and rest:
-        count, precision = rest.split()[0], " int8-cpu" if rest.endswith("int8") else ""
-        return f"{head}: distilled {count} ddim{precision}"
-    return f"{head}: {how.replace('`', '').replace('DDIM', 'ddim').replace('DDPM', 'ddpm')}"
-
-
-def test_the_results_show_what_was_recorded() -> None:
-    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
-    start = lines.index("| way | work | time | KID, mean | KID of the three seeds |") + 2
-    rows = [line.strip("| ").split(" | ") for line in lines[start : lines.index("", start)]]
-    assert len(rows) >= 15
-    ms = {name: found["1"]["median_ms"] for name, found in RECORD["times"]["ways"].items()}
-    for name, work, time, mean, seeds in rows:
-        points = sorted((p for p in RECORD["points"] if p["name"] == way_of(name)), key=lambda p: p["seed"])
-        (today,) = (p for p in RECORD["points"] if (p["name"], p["seed"]) == (TODAY.name, 0))
-        kid = [p["server"]["kid_pooled"] for p in points]
-        assert (mean, seeds) == (f"{np.mean(kid):.2f}", ", ".join(f"{k:.2f}" for k in kid)), name
-        for shown, ratio in ((work, points[0]["flops"] / today["flops"]), (time, ms[way_of(name)] / ms[TODAY.name])):
-            said = f"{ratio:.2g}x" if ratio > 0.99 else f"1/{1 / ratio:.1f}"
-            assert shown == said, name

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from heads import default_head
 from places import ROOT
+from small_product import write_extractor
 
 import collafuse_edge
 from collafuse_edge import api
@@ -19,9 +20,10 @@ from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.handover import Handover
 
 NAMES = [
-    "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "infer", "load_images",
-    "make_handover", "open_engine", "read_bundle", "read_handover", "read_plan", "train_head", "train_server",
-    "upload_images", "verify", "write_handover", "write_plan",
+    "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "image_features", "infer",
+    "kid_on_reference_scale", "load_images", "make_handover", "open_engine", "pyramid_score", "read_bundle",
+    "read_handover", "read_plan", "train_head", "train_server", "upload_images", "verify", "write_handover",
+    "write_plan",
 ]  # fmt: skip
 TENSORS = 3
 
@@ -85,6 +87,16 @@ def test_the_program_of_the_api_page_runs(site: Path, monkeypatch: pytest.Monkey
     (site / "edge.head").symlink_to(default_head().path)
     exec(compile(code, "api.md", "exec"), {})
     assert capsys.readouterr().out.startswith(f"({TENSORS}, 1, ")
+
+
+def test_features_and_kid_are_those_of_evaluate(site: Path, tmp_path: Path) -> None:
+    extractor = write_extractor(tmp_path / "e.onnx")
+    tensors = site / "x.tc.safetensors"
+    shape = default_head().plan.image_shape
+    real = np.random.default_rng(0).uniform(-1, 1, (TENSORS + 1, *shape)).astype(np.float32)
+    features = [api.image_features(x, str(extractor)) for x in (real, api.read_handover(tensors).x_tc)]
+    assert [(x.dtype, len(x)) for x in features] == [(np.float64, TENSORS + 1), (np.float64, TENSORS)]
+    assert api.kid_on_reference_scale(*features).value == api.evaluate(tensors, real, extractor).kid_mean
 
 
 def run(*words: object) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+import collafuse_edge
+import collafuse_export
+
 ROOMS = {
     "collafuse_runtimes": ROOT / "runtimes" / "collafuse_runtimes",
     "collafuse_export": ROOT / "export" / "collafuse_export",
@@ -42,6 +45,20 @@ GROUND_FLOOR = {"numpy"}
 """What collafuse_runtimes may import while it is imported; the rest only inside the function that needs it."""
 NETWORK = ROOMS["collafuse_runtimes"] / "networks" / "edge_network.py"
 """A class of torch, so the one module that needs torch to be imported; only functions import it."""
+SCRIPTS = [
+    path
+    for name in ("benchmarks/experiments", "benchmarks/peers", "examples")
+    for path in sorted((ROOT / name).rglob("*.py"))
+]
+PARTS_STUDIED = {
+    (
+        "second_looks.py",
+        "collafuse_edge.upload",
+    ): "the noise of one image, without ledger and shard: what a server could undo",
+    ("second_looks.py", "collafuse_edge.upload.similarity"): "other thresholds than the one that `upload` has",
+    ("graph_rewrites.py", "collafuse_export.graph_passes"): "a graph without the pass whose saving is measured",
+}
+"""(script, module) -> what it studies there that no command and no public name shows."""
 FILES = [(room, path) for room, top in ROOMS.items() for path in sorted(top.rglob("*.py"))]
 files = pytest.mark.parametrize(("room", "path"), FILES, ids=[str(path.relative_to(ROOT)) for _, path in FILES])
 
@@ -104,6 +121,26 @@ def test_imports_between_folders(room: str, path: Path) -> None:
     }
     used = {part(room, module) for module in modules} - {mine, "__version__", "FORMAT_VERSION"}
     assert {name for name in used if layer[name] >= layer[mine]} <= BASE.get(mine, set())
+
+
+def inner_modules(path: Path) -> set[str]:
+    """Modules of the product that a script uses although they are neither public nor a floor below it."""
+    froms = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ImportFrom)]
+    asked = {(str(node.module), alias.name) for node in froms for alias in node.names}
+    public = {(package.__name__, name) for package in (collafuse_edge, collafuse_export) for name in package.__all__}
+    ours = {(module, name) for module, name in asked if module.split(".")[0] in ("collafuse_edge", "collafuse_export")}
+    return {f"{module}.{name}" if "." not in module else module for module, name in ours - public}
+
+
+def test_experiments_peers_and_examples_use_the_public_names() -> None:
+    """And commands; what looks at the inside of a part is listed with its reason, and nothing is that does not."""
+    assert {(path.name, module) for path in SCRIPTS for module in inner_modules(path)} == PARTS_STUDIED.keys()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[str(path.relative_to(ROOT)) for path in SCRIPTS])
+def test_scripts_import_our_modules_by_from(path: Path) -> None:
+    plain = [alias.name for n in ast.walk(parse(path)) if isinstance(n, ast.Import) for alias in n.names]
+    assert not [name for name in plain if name.split(".")[0] in ROOMS]
 
 
 def test_a_folder_holds_about_ten_files() -> None:

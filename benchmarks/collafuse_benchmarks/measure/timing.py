@@ -5,6 +5,9 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
 
 from collafuse_runtimes.errors import InputError
 
@@ -16,6 +19,7 @@ Turns = dict[str, list[list[float]]]
 SECONDS_BETWEEN_SAVES = 5.0
 TURNS = 10
 SETTLE_S = 0.1
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,36 @@ def collect_in_turns(
 def _turn(measure: Measure, mode: Mode, clock: Callable[[], float]) -> list[float]:
     part = Mode(mode.name, 0, -(-mode.runs // TURNS), mode.seconds / TURNS, 0)
     return collect(measure, part, clock=clock)
+
+
+def time_rounds(
+    runs: Mapping[str, Callable[[int], Result]],
+    rounds: int,
+    *,
+    warmup: int = 1,
+    settle_s: float = 0.0,
+    on_result: Callable[[int, str, Result], None] = lambda *_: None,
+) -> dict[str, list[float]]:
+    """Milliseconds of several things side by side: one run of each every round, in a fresh order every round.
+
+    Args:
+        runs: each given the number of the round; it must return when its result is there.
+        rounds: that count, after ``warmup`` others.
+        settle_s: pause before each run.
+        on_result: given (round, name, result) outside of what is timed, of the warm-up too.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(0)
+    for k in range(warmup + rounds):
+        for name in order.sample(list(runs), len(runs)):
+            time.sleep(settle_s)
+            begun = time.perf_counter()
+            result = runs[name](k)
+            samples[name].append((time.perf_counter() - begun) * 1e3)
+            on_result(k, name, result)
+    return {name: of_one[warmup:] for name, of_one in samples.items()}
+
+
+def median_ratio(samples: Sequence[float], reference: Sequence[float]) -> float:
+    """Of the ratios within a round: what drifts on the machine drifts for both."""
+    return float(np.median(np.divide(samples, reference)))

@@ -10,13 +10,8 @@ import numpy as np
 from training import CLIENTS, SERVERS, Folder
 from ways import TWO_M, WAYS, Way, together
 
-from collafuse_edge.data import Selection, load_images
-from collafuse_edge.evaluation.extractor import features_of
-from collafuse_edge.evaluation.kid import kid_on_reference_scale
-from collafuse_edge.evaluation.pyramid import pyramid_score
-from collafuse_edge.handoff.server_steps import make_handover
-from collafuse_export.golden import handover_of
-from collafuse_export.to_bundle import export_with_report
+from collafuse_edge import image_features, kid_on_reference_scale, load_images, make_handover, pyramid_score
+from collafuse_export import export_with_report, handover_of
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
@@ -107,13 +102,13 @@ def handed_over(folder: Folder, cut_ratio: float, seed: int, count: int, first: 
 def own_images(folder: Folder, seed: int, split: str) -> Float32Array:
     """A client's images of one split, (N, C, H, W) in [-1, 1]."""
     plan = read_plan(folder.plan(0.2))
-    return load_images(str(folder.data(CLIENTS[seed])), plan.image_shape, Selection(split=split)).images
+    return load_images(folder.data(CLIENTS[seed]), plan.image_shape, split=split).images
 
 
 @cache
 def real_features(folder: Folder, extractor: Path, seed: int) -> Any:
     """Features of a client's held-out images."""
-    return features_of(extractor, own_images(folder, seed, "test"))
+    return image_features(own_images(folder, seed, "test"), extractor)
 
 
 def quality(
@@ -142,7 +137,7 @@ def quality(
 
 def scored(folder: Folder, images: Float32Array, seed: int, extractor: Path) -> dict[str, float | None]:
     """KID and its standard error against the client's held-out images and all clients', pyramid distance, sharpness."""
-    of_images, own = features_of(extractor, images), own_images(folder, seed, "test")
+    of_images, own = image_features(images, extractor), own_images(folder, seed, "test")
     kid = kid_on_reference_scale(real_features(folder, extractor, seed), of_images)
     everyone = np.concatenate([real_features(folder, extractor, k) for k in range(len(CLIENTS))])
     pooled = kid_on_reference_scale(everyone, of_images)

@@ -10,9 +10,8 @@ from measuring import own_images
 from training import CLIENTS, SERVERS, Folder
 from ways import DDIM, DDPM, TWO_M
 
-from collafuse_edge.evaluation.pyramid import laplacian_pyramid, level_distances, sliced_wasserstein
-from collafuse_edge.handoff.server_steps import make_handover
-from collafuse_export.golden import handover_of
+from collafuse_edge import make_handover, pyramid_score
+from collafuse_export import handover_of
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.files.plan_file import read_plan
@@ -45,9 +44,5 @@ def measure_server(out: Path, name: str, seed: int) -> None:
 
 def distances(real: Float32Array, x_n: Float32Array) -> dict[str, float]:
     """Sliced Wasserstein distance of whole tensors and of the levels of their pyramids, and the mean's difference."""
-    a, b = (x.astype(np.float64) for x in (real, x_n))
-    return {
-        "pixels": sliced_wasserstein(a.reshape(len(a), -1), b.reshape(len(b), -1)),
-        "pyramid": float(np.mean(level_distances(laplacian_pyramid(a), laplacian_pyramid(b)))),
-        "brightness": float(b.mean() - a.mean()),
-    }
+    score = pyramid_score(real, x_n, clip=False)
+    return {"pixels": score.pixels, "pyramid": score.mean, "brightness": score.brightness}

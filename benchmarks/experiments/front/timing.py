@@ -1,7 +1,7 @@
 """Time of one image by every way, ONNX Runtime on the CPU, in turns, with one thread and with two."""
 
 import json
-import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from measuring import COUNT, exported, handed_over, point_file
 from training import Folder
 from ways import WAYS, Way
 
+from collafuse_benchmarks.measure.timing import time_rounds
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.files.bundle import read_bundle
 
@@ -25,39 +26,34 @@ def measure_times(out: Path) -> None:
     found: dict[str, Any] = {}
     for threads in THREADS:
         for name, times in timed(folder, threads).items():
-            best = np.min(times), np.median(times)
-            found.setdefault(name, {})[str(threads)] = {"least_ms": best[0] * 1e3, "median_ms": best[1] * 1e3}
+            found.setdefault(name, {})[str(threads)] = {"least_ms": np.min(times), "median_ms": np.median(times)}
     (out / "times.json").write_text(json.dumps({"rounds": ROUNDS, "ways": found}, indent=2))
 
 
 def timed(folder: Folder, threads: int) -> dict[str, list[float]]:
-    """Seconds of every round, all ways in shuffled turns; the engines stay open, as on a device.
+    """Milliseconds of every round, all ways in shuffled turns; the engines stay open, as on a device.
 
     Raises:
         SystemExit: a way made other images than those that were scored.
     """
-    ways = [way for way in WAYS if point_file(folder, way, SEED).with_suffix(".npy").exists()]
-    times: dict[str, list[float]] = {way.name: [] for way in ways}
+    ways = {way.name: way for way in WAYS if point_file(folder, way, SEED).with_suffix(".npy").exists()}
     with ExitStack() as stack:
         engines = {
             way.bundle: stack.enter_context(
                 open_engine(_bundle(folder, way), "ort-cpu", EngineOptions(threads=threads))
             )
-            for way in {way.bundle: way for way in ways}.values()
+            for way in {way.bundle: way for way in ways.values()}.values()
         }
-        order = np.random.default_rng(threads)
-        for turn in range(ROUNDS + 1):
-            for k in order.permutation(len(ways)):
-                way = ways[k]
-                x_n = handed_over(folder, way.cut_ratio, SEED, COUNT).x_tc[:1]
-                start = time.perf_counter()
-                image = engines[way.bundle].denoise(x_n, way.steps, seed=SEED, sample_indices=range(1))
-                seconds = time.perf_counter() - start
-                if turn:
-                    times[way.name].append(seconds)
-                else:
-                    _require_same(folder, way, image[0])
-    return times
+
+        def run_of(way: Way) -> Callable[[int], Any]:
+            x_n = handed_over(folder, way.cut_ratio, SEED, COUNT).x_tc[:1]
+            return lambda _: engines[way.bundle].denoise(x_n, way.steps, seed=SEED, sample_indices=range(1))
+
+        def check(turn: int, name: str, found: Any) -> None:
+            if turn == 0:
+                _require_same(folder, ways[name], found[0])
+
+        return time_rounds({name: run_of(way) for name, way in ways.items()}, ROUNDS, on_result=check)
 
 
 def _bundle(folder: Folder, way: Way) -> Any:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collafuse_edge.evaluation.kid import BLOCK, Features, Mmd, kid_of_features, kid_on_reference_scale
+from collafuse_runtimes.errors import InputError
 
 
 def gaussian(count: int, dimensions: int, random: np.random.Generator, shift: float = 0, widen: float = 1) -> Features:
@@ -93,5 +94,11 @@ def interval(estimate: Mmd) -> tuple[float, float]:
 
 
 def test_features_that_do_not_vary_are_refused() -> None:
-    with pytest.raises(ValueError, match="no feature varies over the real images"):
+    with pytest.raises(InputError, match="no feature varies over the real images"):
         kid_on_reference_scale(np.full((5, 3), 2.0), np.random.default_rng(0).standard_normal((5, 3)))
+
+
+@pytest.mark.parametrize(("real", "generated"), [((5, 3), (5, 4)), ((1, 3), (5, 3)), ((5, 3), (1, 3)), ((5,), (5,))])
+def test_features_that_cannot_be_compared_are_refused(real: tuple[int, ...], generated: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"features of shapes .*; valid: \(N, D\) and \(M, D\), N, M at least 2"):
+        kid_on_reference_scale(np.ones(real), np.ones(generated))

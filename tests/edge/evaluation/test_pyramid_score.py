@@ -50,6 +50,15 @@ def test_less_contrast_and_more_light_are_seen() -> None:
     assert brighter.pixels > 0.1
 
 
+def test_hand_over_tensors_are_compared_with_all_they_hold() -> None:
+    """Beyond [-1, 1] too, where images are clipped."""
+    real = phantoms(0)
+    wider = np.where(np.abs(real) > 0.9, 3 * real, real)
+    assert pyramid_score(wider, np.clip(wider, -1, 1)).pixels == 0
+    assert pyramid_score(wider, np.clip(wider, -1, 1), clip=False).pixels > 0.1
+    assert pyramid_score(real, phantoms(200), clip=False) == pyramid_score(real, phantoms(200))
+
+
 @given(st.integers(0, 2**32 - 1), st.sampled_from([16, 32, 48]), st.sampled_from([1, 3]))
 @settings(max_examples=10, deadline=None)
 def test_a_pyramid_adds_up_to_its_images(seed: int, side: int, channels: int) -> None:
