@@ -87,7 +87,7 @@ def open_engine(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", **options
     Args:
         bundle: a head bundle, or where it lies.
         engine: "ort-cpu", "ort-cuda", "openvino", "tensorrt" ...; `collafuse-edge doctor` lists them.
-        options: fields of ``EngineOptions``: threads, spinning, device, cache, trust_bundle, checkpoint.
+        options: fields of ``EngineOptions``: threads, spinning, gpu, cache, trust_bundle, checkpoint.
 
     Raises:
         EngineUnavailable: the engine cannot run here; the message says why.

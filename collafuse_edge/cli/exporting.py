@@ -68,13 +68,13 @@ EXPORT_ONLY = (
     "out", "cut_ratio", "steps", "sampler", "eta", "levels", "precision", "opset", "calibration", "force", "overwrite",
     "data", *SELECTION_OPTIONS, "teacher_steps", "judge_on",
 )  # fmt: skip
-ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
+ENGINE_ONLY = ("gpu", "cache", "max_batch", "embed")
 HANDOVER_SUFFIX = ".tc.safetensors"
 
 
 @keeps_options
 @chooses_images
-@takes("engine_options", EngineOptions, only=("device", "cache"))
+@takes("engine_options", EngineOptions, only=("gpu", "cache"))
 def export(
     *,
     context: typer.Context,

@@ -19,7 +19,7 @@ from heads import DDPM, RGB_PLAN, calibration, conditional_head, default_head, h
 
 from collafuse_benchmarks.latency.run import LatencyReport, measure_latency
 from collafuse_benchmarks.measure import timing
-from collafuse_benchmarks.measure.memory import free_device_bytes
+from collafuse_benchmarks.measure.memory import free_gpu_bytes
 from collafuse_benchmarks.measure.subject import describe_engine
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages.folder import read_report
@@ -197,13 +197,13 @@ def test_a_gpu_engine_is_built_first_and_its_steps_are_timed_by_cuda_events(
 def test_an_integrated_gpu_has_no_memory_figure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its free memory is the host's, which the process's own peak counts already."""
     cuda = FakeCuda().install(monkeypatch)
-    assert free_device_bytes(0) == (MEMORY, None)
+    assert free_gpu_bytes(0) == (MEMORY, None)
     cuda.integrated = True
     cuda.calls.clear()
-    assert free_device_bytes(0) == (None, "an integrated GPU uses the host's memory: it is part of the process's")
+    assert free_gpu_bytes(0) == (None, "an integrated GPU uses the host's memory: it is part of the process's")
     assert "cudaMemGetInfo" not in cuda.names()
-    value, reason = free_device_bytes(3)
-    assert value is None and reason is not None and "device 3 does not exist" in reason
+    value, reason = free_gpu_bytes(3)
+    assert value is None and reason is not None and "GPU 3 does not exist" in reason
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ from collafuse_runtimes.files.plan_file import read_plan
         (("--merge", "@edge.head", "--engine", "openvino"), "--merge measures nothing; leave out --engine"),
         (("--merge", "@edge.head", "--server", "@server"), "leave out --server"),
         (("--merge", "@edge.head", "--mode", "report"), "leave out --mode"),
-        (("--merge", "@edge.head", "--gpu", "1"), "leave out --gpu"),
+        (("--merge", "@edge.head", "--nvml-gpu", "1"), "leave out --nvml-gpu"),
         (("--merge", "@edge.head", "--cache", "x"), "leave out --cache"),
     ],
 )

@@ -18,7 +18,7 @@ REMEDY = "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
 
 
 @dataclass(frozen=True)
-class DeviceInfo:
+class GpuInfo:
     """What an engine built on this device depends on.
 
     Attributes:
@@ -246,7 +246,7 @@ def cuda_runtime() -> Any:
         raise kind(f"cuda-bindings does not load ({reason}); pip install 'collafuse-edge[tensorrt]'") from None
 
 
-def device_count() -> int:
+def gpu_count() -> int:
     """Number of GPUs, at least 1.
 
     Raises:
@@ -260,20 +260,20 @@ def device_count() -> int:
         raise NoGpu(f"CUDA: {what}: {_words(cudart, answer[0])}; {REMEDY}")
     count = int(checked(cudart, what, answer))
     if count < 1:
-        raise NoGpu(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
+        raise NoGpu(f"no usable GPU: CUDA counts 0 GPUs; {REMEDY}")
     return count
 
 
 def reason_unusable() -> str | None:
     """Why no GPU can be used here, None where one can."""
     try:
-        device_count()
+        gpu_count()
     except EngineUnavailable as error:
         return str(error)
     return None
 
 
-def require_device(index: int) -> int:
+def require_gpu(index: int) -> int:
     """``index`` itself, where that GPU exists.
 
     Raises:
@@ -281,22 +281,22 @@ def require_device(index: int) -> int:
         EngineUnavailable: the driver fails.
         InputError: there are fewer; the message says how many.
     """
-    count = device_count()
+    count = gpu_count()
     if not 0 <= index < count:
-        raise InputError(f"device {index} does not exist: must be 0 to {count - 1}")
+        raise InputError(f"GPU {index} does not exist: must be 0 to {count - 1}")
     return index
 
 
-def device_info(index: int) -> DeviceInfo:
+def gpu_info(index: int) -> GpuInfo:
     """Name and versions of an existing GPU.
 
     Raises:
-        NoGpu, EngineUnavailable, InputError: as ``require_device``.
+        NoGpu, EngineUnavailable, InputError: as ``require_gpu``.
     """
-    require_device(index)
+    require_gpu(index)
     cudart = cuda_runtime()
     properties = ask(cudart, "reading the GPU's properties", "cudaGetDeviceProperties", index)
-    return DeviceInfo(
+    return GpuInfo(
         name=properties.name.decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
         memory=int(properties.totalGlobalMem),
@@ -306,7 +306,7 @@ def device_info(index: int) -> DeviceInfo:
     )
 
 
-def select_device(index: int) -> None:
+def select_gpu(index: int) -> None:
     """Make a GPU the current one of the calling thread.
 
     Raises:
@@ -315,13 +315,13 @@ def select_device(index: int) -> None:
     ask(cuda_runtime(), f"selecting GPU {index}", "cudaSetDevice", index)
 
 
-def open_device(index: int) -> CudaDevice:
+def open_gpu(index: int) -> CudaDevice:
     """The GPU of that index, with a stream of its own.
 
     Raises:
-        NoGpu, EngineUnavailable, InputError: as ``require_device``.
+        NoGpu, EngineUnavailable, InputError: as ``require_gpu``.
     """
-    return CudaDevice(require_device(index), cuda_runtime())
+    return CudaDevice(require_gpu(index), cuda_runtime())
 
 
 def _version(number: int) -> str:

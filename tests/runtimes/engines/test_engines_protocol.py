@@ -194,7 +194,7 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("torch", {}, "engine torch needs the head's checkpoint"),
         ("ort-cpu", {"checkpoint": Path("x")}, r"ort-cpu takes no option checkpoint; .* \(valid: threads, spinning\)"),
-        ("torch", {"device": 0}, r"engine torch takes no option device; leave it out \(valid: threads, checkpoint\)"),
+        ("torch", {"gpu": 0}, r"engine torch takes no option gpu; leave it out \(valid: threads, checkpoint\)"),
         ("fake", {"threads": 0}, "threads 0 out of range"),
     ],
 )

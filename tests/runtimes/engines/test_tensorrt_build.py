@@ -210,7 +210,7 @@ def test_a_silent_build_still_shows_its_time_in_the_callers_thread(
             slow.go_on.set()
 
     here = threading.get_ident()
-    built = build(trt, on_progress=on_progress, heartbeat_s=0.05, select_device=slow.select)
+    built = build(trt, on_progress=on_progress, heartbeat_s=0.05, select_gpu=slow.select)
     assert built.data == b"engine"
     assert len(seen) >= 4
     assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)
@@ -250,5 +250,5 @@ def test_only_rtx_builds_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, 
     FakeTensorrt(default_head(), cuda, "1.7.1", rtx=True).install(monkeypatch)
     assert build_engine(default_head(), "tensorrt-rtx", options).key["gpu"] == "none"
     FakeTensorrt(default_head(), cuda).install(monkeypatch)
-    with pytest.raises(NoGpu, match="CUDA counts 0 devices"):
+    with pytest.raises(NoGpu, match="CUDA counts 0 GPUs"):
         build_engine(default_head(), "tensorrt", options)

@@ -20,7 +20,7 @@ from collafuse_runtimes.device.machine import read_machine
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engine_options import EngineOptions
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
+from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_gpu, upload_rows
 from collafuse_runtimes.engines.ort.session import (
     TENSORRT,
     in_short,
@@ -67,7 +67,7 @@ class OrtGpuEngine(Engine):
         """cuda-bindings gives the stream and its clock; these engines run without it too, untimed."""
         try:
             with ExitStack() as stack:
-                self._device = open_device(self.options.device or 0)
+                self._device = open_gpu(self.options.gpu or 0)
                 stack.callback(self._device.close)
                 self._timer = StreamTimer(self._device)
                 self._rows = upload_rows(self._device, len(self.bundle.transitions))
@@ -119,7 +119,7 @@ class OrtGpuEngine(Engine):
             options = new_session_options(self.config)
             options.add_free_dimension_override_by_name("batch", size)
             session = open_session(self.bundle, self.provider, options, self._provider_options(size))
-            place = (self.device_type, self.options.device or 0)
+            place = (self.device_type, self.options.gpu or 0)
             with _one_line(f"finding room for batches of {size}"):
                 on_device = None if self._device is None else (self._device, self._rows)
                 self._batches[size] = _Batch(session, self.bundle, size, place, self.captures, on_device)
@@ -128,7 +128,7 @@ class OrtGpuEngine(Engine):
     def _provider_options(self, batch_size: int) -> dict[str, str]:
         """What the provider is told for a session of this batch size; with a clock, to run in the stream it stamps."""
         stream = {} if self._device is None else {"user_compute_stream": str(int(self._device.stream))}
-        return {"device_id": str(self.options.device or 0), **stream}
+        return {"device_id": str(self.options.gpu or 0), **stream}
 
 
 class OrtCudaEngine(OrtGpuEngine):
@@ -183,7 +183,7 @@ class OrtTensorrtEngine(OrtGpuEngine):
         }
 
     def _cache_folder(self, batch_size: int) -> Path:
-        folder = (self.options.cache or default_cache()) / engine_key(self.bundle, batch_size, self.options.device or 0)
+        folder = (self.options.cache or default_cache()) / engine_key(self.bundle, batch_size, self.options.gpu or 0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -355,7 +355,7 @@ def default_cache() -> Path:
     return cache_folder() / "ort-tensorrt"
 
 
-def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
+def engine_key(bundle: HeadBundle, batch_size: int, gpu: int) -> str:
     """A folder name that changes with all that a built engine depends on: graph, batch, libraries, driver, GPU."""
     import onnxruntime
 
@@ -363,7 +363,7 @@ def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
     depends_on = {
         "model": bundle.model_sha256,
         "batch": batch_size,
-        "device": device,
+        "device": gpu,
         "onnxruntime": onnxruntime.__version__,
         "tensorrt": tensorrt_version(provider_library(TENSORRT)),
         "tf32": os.environ.get(TF32_OVERRIDE),

@@ -126,7 +126,7 @@ def build_serialised(
     timing: bytes = b"",
     on_progress: OnProgress | None = None,
     heartbeat_s: float = HEARTBEAT_S,
-    select_device: Callable[[], None] = lambda: None,
+    select_gpu: Callable[[], None] = lambda: None,
 ) -> BuiltEngine:
     """Build ``onnx``; minutes on a small device.
 
@@ -137,7 +137,7 @@ def build_serialised(
         target: the GPU to build for; None where there is none, as TensorRT-RTX can.
         timing: of an earlier build; one that does not fit is left aside.
         on_progress: called in this thread, at once and then every ``heartbeat_s`` seconds.
-        select_device: makes the GPU current; called in every thread that builds.
+        select_gpu: makes the GPU current; called in every thread that builds.
 
     Raises:
         ArtefactError: the parser refuses the graph (node, operator and reason), or its tensors are not those stated.
@@ -145,7 +145,7 @@ def build_serialised(
     """
     if is_rtx(trt) and target is not None:
         require_rtx_capability(trt, target.compute_capability)
-    select_device()
+    select_gpu()
     log = make_logger(trt)
     builder = require(trt, log, "make a builder", trt.Builder(log))
     network = require(trt, log, "make a network", builder.create_network(_network_flags(trt)))
@@ -161,7 +161,7 @@ def build_serialised(
     _add_profiles(trt, log, builder, config, inputs, profile)
     cache = None if is_rtx(trt) else _attach_timing(trt, log, config, timing)
     started = time.monotonic()
-    data = _run_build(trt, config, lambda: _build(select_device, builder, network, config), on_progress, heartbeat_s)
+    data = _run_build(trt, config, lambda: _build(select_gpu, builder, network, config), on_progress, heartbeat_s)
     seconds = time.monotonic() - started
     serialised = bytes(memoryview(require(trt, log, f"build {where}", data)))
     kept = b"" if cache is None else bytes(memoryview(require(trt, log, "keep its timings", cache.serialize())))
@@ -306,8 +306,8 @@ def _make_monitor(trt: Any, state: _State) -> Any:
     return Monitor()
 
 
-def _build(select_device: Callable[[], None], builder: Any, network: Any, config: Any) -> Any:
-    select_device()
+def _build(select_gpu: Callable[[], None], builder: Any, network: Any, config: Any) -> Any:
+    select_gpu()
     return builder.build_serialized_network(network, config)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from collafuse_runtimes.disk.atomic import new_directory, write_bytes
 from collafuse_runtimes.engine_options import EngineOptions
-from collafuse_runtimes.engines.cuda_device import DeviceInfo, device_info, select_device
+from collafuse_runtimes.engines.cuda_device import GpuInfo, gpu_info, select_gpu
 from collafuse_runtimes.engines.trt.binding import MODULES, load_binding, make_logger, require
 from collafuse_runtimes.engines.trt.build import (
     BatchProfile,
@@ -84,7 +84,7 @@ def build_engine(
 
     Args:
         name: "tensorrt" or "tensorrt-rtx". The first needs a GPU; the second builds without one, and then for none.
-        options: ``device`` and ``cache`` are read.
+        options: ``gpu`` and ``cache`` are read.
         max_batch, opt_batch: the engine takes 1 to ``max_batch`` images at once and is fastest at either number.
         on_progress: called in this thread every few seconds, with the time elapsed.
 
@@ -97,8 +97,8 @@ def build_engine(
     if name not in MODULES:
         raise InputError(f"engine {name!r} is not built ahead; valid: {', '.join(MODULES)}")
     profile, trt = BatchProfile(opt_batch, max_batch), load_binding(name)
-    device = _device(name, options)
-    machine = machine_key(trt, device)
+    gpu = _gpu(name, options)
+    machine = machine_key(trt, gpu)
     key, cache = engine_key(bundle.model_sha256, profile, machine), EngineCache(options.cache)
     found = cache.lookup(key)
     LOG.info("engine cache: %s", found.reason)
@@ -112,10 +112,10 @@ def build_engine(
         bundle.inputs,
         bundle.outputs,
         profile,
-        target=None if device is None else Target(device.compute_capability, device.memory),
+        target=None if gpu is None else Target(gpu.compute_capability, gpu.memory),
         timing=timings,
         on_progress=on_progress,
-        select_device=_selector(machine, options),
+        select_gpu=_selector(machine, options),
     )
     inspection = _inspect(trt, bundle, built, profile, machine)
     if built.timing:
@@ -145,7 +145,7 @@ def find_engine(
         ArtefactError: the bundle's engines are to be trusted, but none was built for this machine.
         InputError, EngineUnavailable, CheckFailed: as ``build_engine``.
     """
-    machine = machine_key(trt, _device(name, options))
+    machine = machine_key(trt, _gpu(name, options))
     model_sha256 = bundle.model_sha256
     if options.trust_bundle:
         return _trusted_engine(bundle, {"model_sha256": model_sha256, **machine})
@@ -196,10 +196,10 @@ def print_progress(progress: BuildProgress) -> None:
     print(f"building the TensorRT engine: {progress.seconds:.0f} s{of}", file=sys.stderr, flush=True)
 
 
-def _device(name: str, options: EngineOptions) -> DeviceInfo | None:
+def _gpu(name: str, options: EngineOptions) -> GpuInfo | None:
     """RTX builds without a GPU where there is none; a driver that fails is an error on both."""
     try:
-        return device_info(options.device or 0)
+        return gpu_info(options.gpu or 0)
     except NoGpu:
         if name == "tensorrt-rtx":
             return None
@@ -224,7 +224,7 @@ def _inspect(trt: Any, bundle: HeadBundle, built: BuiltEngine, profile: BatchPro
 
 def _selector(machine: EngineKey, options: EngineOptions) -> Callable[[], None]:
     """Makes the GPU current in the thread that calls it; nothing where there is none."""
-    return (lambda: None) if machine["gpu"] == "none" else (lambda: select_device(options.device or 0))
+    return (lambda: None) if machine["gpu"] == "none" else (lambda: select_gpu(options.gpu or 0))
 
 
 def _trusted_engine(bundle: HeadBundle, wanted: EngineKey) -> FoundEngine:
