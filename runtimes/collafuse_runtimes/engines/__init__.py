@@ -178,7 +178,7 @@ def _check_options(name: str, options: EngineOptions) -> None:
             valid = ", ".join(taken) or "none"
             raise InputError(f"engine {name} takes no option {field.name}; leave it out (valid: {valid})")
     if "checkpoint" in taken and options.checkpoint is None:
-        raise InputError(f"engine {name} needs the head's checkpoint; give one")
+        raise InputError(f"engine {name} needs the head's checkpoint; name its folder with --checkpoint")
     if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
         raise InputError(f"threads {options.threads} out of range: must be 1 to {MAX_THREADS}")
     if options.gpu is not None and options.gpu < 0:

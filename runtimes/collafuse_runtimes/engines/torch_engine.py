@@ -28,7 +28,7 @@ class TorchEngine(Engine):
         if checkpoint.weights_sha256 != self.bundle.network.weights_sha256:
             raise ArtefactError(
                 f"{checkpoint.path} holds other weights than {self.bundle.path} was exported from; "
-                "give the checkpoint it was exported from, or export again"
+                "give the checkpoint it was exported from, or export the head again"
             )
         self._network = load_network(checkpoint)
         self._threads_before = torch.get_num_threads()

@@ -37,8 +37,8 @@ class BatchProfile:
     def __post_init__(self) -> None:
         if not 1 <= self.opt_batch <= self.max_batch or not MIN_BATCH <= self.max_batch <= MAX_BATCH:
             raise InputError(
-                f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid: 1 <= opt <= max and "
-                f"{MIN_BATCH} <= max <= {MAX_BATCH}"
+                f"opt_batch {self.opt_batch}, max_batch {self.max_batch} out of range: max_batch must be {MIN_BATCH} "
+                f"to {MAX_BATCH}, opt_batch 1 to max_batch"
             )
 
     @property
@@ -227,7 +227,7 @@ def _parse(trt: Any, log: Any, network: Any, onnx: bytes, where: str) -> None:
     reasons = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     said = reasons[0] if reasons else "it gave no reason"
-    raise ArtefactError(f"{label(trt)} refuses {where}: {said}{more}; export again")
+    raise ArtefactError(f"{label(trt)} refuses {where}: {said}{more}; export the head again")
 
 
 def _parser_error(error: Any) -> str:
@@ -243,7 +243,7 @@ def _require_tensors(
     found = [(t.name, dtype_name(trt, t.dtype), tuple(t.shape)) for t in tensors]
     stated = [(t.name, t.dtype, dynamic_shape(t)) for t in (*inputs, *outputs)]
     if found != stated:
-        raise ArtefactError(f"{where} takes and gives {found}, not {stated}; export again")
+        raise ArtefactError(f"{where} takes and gives {found}, not {stated}; export the head again")
 
 
 def dynamic_shape(tensor: TensorInfo) -> tuple[int, ...]:

@@ -210,7 +210,7 @@ def _inspect(trt: Any, bundle: HeadBundle, built: BuiltEngine, profile: BatchPro
     """Are the types those the bundle states? In the graph always, in the engine where there is a GPU to load it."""
     if not bundle.precision.startswith(built.precision):
         raise CheckFailed(
-            f"{bundle.path} states {bundle.precision}, its graph asks for {built.precision}; export again"
+            f"{bundle.path} states {bundle.precision}, its graph asks for {built.precision}; export the head again"
         )
     if machine["gpu"] == "none":
         return Inspection(reason="there is no GPU here to load the engine")
