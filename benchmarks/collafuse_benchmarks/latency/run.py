@@ -143,7 +143,8 @@ def measure_latency(
     count = bundle.row_range(steps).steps
     loads = [Workload(bundle, handover, count, batch) for batch in batches]
     if not loads or len(set(batches)) != len(loads):
-        raise InputError(f"batches {', '.join(map(str, batches))}: valid: one or more different batch sizes")
+        named = ", ".join(map(str, batches)) or "none"
+        raise InputError(f"batch sizes {named}: valid: one or more different sizes, for example 1,4,8")
     engine = open_engine(bundle, engine_name, options)
     before = read_device_state()
     report = LatencyReport(
