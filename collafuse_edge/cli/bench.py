@@ -168,7 +168,7 @@ def split(
         float | None, typer.Option(help="Choose: the most joules of one image, both sides.")
     ] = None,
     min_noise_level: Annotated[
-        float | None, typer.Option(help="Choose: least noise in what is handed over, as `init` prints it.")
+        float | None, typer.Option(help="Choose: least noise level of what is handed over, as `init` prints it.")
     ] = None,
     min_handover_kid: Annotated[
         float | None, typer.Option(help="Choose: least distance of the hand-over tensors from real images.")

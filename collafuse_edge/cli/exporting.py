@@ -39,7 +39,8 @@ ForceOption = Annotated[
     bool, typer.Option("--force/--no-force", help="Keep a precision slower or farther off than allowed.")
 ]
 CutOption = Annotated[
-    float | None, typer.Option(help="Serve a plan with a smaller cut than the head was trained for. Default: its own.")
+    float | None,
+    typer.Option(help="Serve a plan with a smaller cut ratio than the head was trained for. Default: its own."),
 ]
 FitOption = Annotated[
     DataChoice | None,
@@ -60,7 +61,7 @@ JudgeOption = Annotated[
     ),
 ]  # fmt: skip
 EmbedOption = Annotated[
-    bool, typer.Option("--embed/--no-embed", help="Put the engine into the bundle, for like devices.")
+    bool, typer.Option("--embed/--no-embed", help="Put the engine into the bundle, for devices of the same kind.")
 ]
 
 

@@ -70,7 +70,7 @@ def handoff(
     out: OutFile,
     count: Annotated[int, typer.Option(help="Images to begin.")],
     server: Annotated[Path | None, typer.Option(help="Folder written by train-server; not needed at c = 1.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the client's.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the device's.")] = 0,
     first_index: Annotated[int, typer.Option(help="Sample index of the first image.")] = 0,
     steps: Annotated[
         int | None, typer.Option(help="Server steps. Default: 20 of dpm++2m, every step of others.")

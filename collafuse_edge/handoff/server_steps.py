@@ -45,7 +45,7 @@ def make_handover(
 
     Args:
         server: checkpoint directory; None only where the plan leaves no step to the server (c = 1).
-        count: images, 1 and more.
+        count: images, at least 1.
         steps: server steps; None is ``default_steps``.
         sampler: default ``DEFAULT_SAMPLER``.
         timesteps: to run in place of ``steps``, from T-1 down to at least cut.
@@ -60,7 +60,7 @@ def make_handover(
     """
     sampler = sampler or DEFAULT_SAMPLER
     if count < 1 or batch_size < 1:
-        raise InputError(f"count {count}, batch size {batch_size}: must be at least 1")
+        raise InputError(f"count {count}, batch size {batch_size} out of range: must be at least 1")
     transitions = server_way(plan, steps, sampler, timesteps)
     if timesteps is not None:
         sampler = replace(sampler, levels=GIVEN)
@@ -123,7 +123,9 @@ def _step_noise(seed: int, indices: range, plan: SplitPlan, t: int) -> Float32Ar
 
 def _server_checkpoint(plan: SplitPlan, server: Path | None) -> Checkpoint:
     if server is None:
-        raise InputError(f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps: name its checkpoint")
+        raise InputError(
+            f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps; name its checkpoint with --server"
+        )
     checkpoint = read_checkpoint(server, "server")
     require_trained_for(checkpoint, plan, "the plan")
     return checkpoint
@@ -153,7 +155,9 @@ def open_predictor(
             raise RuntimeError("of no kind this command runs on")
         network = load_network(checkpoint, device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; valid: cpu, cuda") from None
+        raise InputError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; valid: cpu, cuda, cuda:N"
+        ) from None
 
     compute = predict_function(network)
 
