@@ -210,7 +210,7 @@ def test_an_integrated_gpu_has_no_memory_figure_of_its_own(monkeypatch: pytest.M
     ("options", "line"),
     [
         (("--batch", "0"), "batch 0 out of range: must be 1 to 1024"),
-        (("--batch", "2,2"), "batches 2, 2: valid: one or more different batch sizes"),
+        (("--batch", "2,2"), "batch sizes 2, 2: valid: one or more different sizes"),
         (("--batch", "two"), "--batch 'two' is not a list of integers; valid: for example 20,10,5"),
         (("--mode", "slow"), "unknown mode 'slow'; valid: quick, report"),
         (("--steps", "3"), "3"),

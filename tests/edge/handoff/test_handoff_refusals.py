@@ -48,11 +48,11 @@ def test_steps_out_of_range(folder: Path, steps: int) -> None:
 
 def test_steps_where_the_server_has_none(folder: Path) -> None:
     line = handoff(folder, "--steps", 1, plan="local", server=None)
-    assert "server steps 1 out of range: this plan allows 0 (this plan leaves no step to the server)" in line
+    assert "server steps 1 out of range: this plan allows 0 (it leaves the server no step)" in line
 
 
 def test_a_missing_server(folder: Path) -> None:
-    assert "cut_ratio 0.5 gives the server 10 steps: name its checkpoint" in handoff(folder, server=None)
+    assert "cut_ratio 0.5 gives the server 10 steps; name its checkpoint with --server" in handoff(folder, server=None)
     assert "no checkpoint at" in handoff(folder, server="nothing")
 
 

@@ -223,7 +223,7 @@ def test_a_damaged_graph_is_the_files_fault() -> None:
     folder = workspace() / "no-graph"
     folder.mkdir(exist_ok=True)
     (folder / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ArtefactError, match=r"ONNX Runtime refuses .*export again"):
+    with pytest.raises(ArtefactError, match=r"ONNX Runtime refuses .*export the head again"):
         open_session(replace(default_head(), path=folder), "AzureExecutionProvider", new_session_options({}))
 
 

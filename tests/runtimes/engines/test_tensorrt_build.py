@@ -146,7 +146,7 @@ def test_parser_errors_are_one_line_with_node_and_reason(release: str) -> None:
     trt.failing = "parse"
     with pytest.raises(ArtefactError) as error:
         build(trt)
-    assert "refuses m.onnx: node 'conv_7', operator Conv: no such operator; export again" in str(error.value)
+    assert "refuses m.onnx: node 'conv_7', operator Conv: no such operator; export the head again" in str(error.value)
 
 
 @releases
@@ -161,7 +161,9 @@ def test_a_graph_with_other_tensors_than_stated_is_refused() -> None:
     trt = fake("10.3.0", default_head())
     inputs = (TensorInfo("sample", "float16", ("batch", 1, 16, 16)), TensorInfo("step", "int32", (1,)))
     data = trt.bundle.model_path.read_bytes()
-    with pytest.raises(ArtefactError, match=r"m.onnx takes and gives .*'float32'.*, not .*'float16'.*; export again"):
+    with pytest.raises(
+        ArtefactError, match=r"m.onnx takes and gives .*'float32'.*, not .*'float16'.*; export the head"
+    ):
         build_serialised(trt, data, "m.onnx", inputs, trt.bundle.outputs, BatchProfile(1, 2))
     assert trt.builds == 0
 

@@ -156,8 +156,8 @@ def test_opening_takes_the_engine_of_the_largest_batch_there_is(machine: Machine
 
 @pytest.mark.parametrize(("opt_batch", "max_batch"), [(0, 8), (9, 8), (1, 1025), (1, 1)])
 def test_batches_out_of_range(machine: Machine, opt_batch: int, max_batch: int) -> None:
-    valid = "valid: 1 <= opt <= max and 2 <= max <= 1024"
-    with pytest.raises(InputError, match=f"opt_batch {opt_batch}, max_batch {max_batch}: {valid}"):
+    valid = "max_batch must be 2 to 1024, opt_batch 1 to max_batch"
+    with pytest.raises(InputError, match=f"opt_batch {opt_batch}, max_batch {max_batch} out of range: {valid}"):
         machine.build(opt_batch=opt_batch, max_batch=max_batch)
 
 
@@ -320,7 +320,7 @@ def test_a_manifest_without_the_key_engines_is_refused(machine: Machine) -> None
     manifest = read_json(machine.bundle.path / MANIFEST, FORMAT)
     assert manifest.pop("engines") == {}
     write_json(machine.bundle.path / MANIFEST, FORMAT, manifest)
-    with pytest.raises(ArtefactError, match=r"names engines None; valid: files \*.engine; export again"):
+    with pytest.raises(ArtefactError, match=r"names engines None; valid: files \*.engine; export the head again"):
         read_bundle(machine.bundle.path)
 
 
