@@ -19,7 +19,7 @@ REMEDY = "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """What an engine built on this device depends on.
+    """What an engine built on this GPU depends on.
 
     Attributes:
         name: of the GPU.

@@ -1,4 +1,4 @@
-"""The head bundle ``NAME.head/``: one client head, ready for a device (docs/formats.md).
+"""The head bundle ``NAME.head/``: one head, ready for a device (docs/formats.md).
 
 model.onnx          one denoising step; ``step`` picks a row of the baked tables
 golden.safetensors  an input and the trajectory expected from it, per baked step count
