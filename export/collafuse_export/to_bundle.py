@@ -1,4 +1,4 @@
-"""Client head checkpoint -> head bundle, published only when its graph computes what the torch network computes."""
+"""Checkpoint of a head -> head bundle, published only when its graph computes what the torch network computes."""
 
 import importlib
 import importlib.util
