@@ -118,7 +118,7 @@ def train_client(
     threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a client head on the site's own images; nothing leaves this machine."""
+    """Train a head on the site's own images; nothing leaves this machine."""
     from collafuse_edge.training.client import client_task
     from collafuse_edge.training.loop import TrainRun
     from collafuse_edge.training.presets import PRESETS, network_config

@@ -44,7 +44,7 @@ def make_handover(
     """Run timesteps T-1..cut of a plan.
 
     Args:
-        server: checkpoint directory; None only where the plan leaves no step to the server (c = 1).
+        server: checkpoint directory; None only where the plan leaves the server no step (c = 1).
         count: images, at least 1.
         steps: server steps; None is ``default_steps``.
         sampler: default ``DEFAULT_SAMPLER``.
