@@ -82,7 +82,7 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
         (("--seed", -1), "seed -1 out of range"),
         (("--seed", 2**64), "seed 18446744073709551616 out of range"),
         (("--first-index", -1), "sample index -1 out of range"),
-        (("--batch-size", 0), "batch size 0: must be at least 1"),
+        (("--batch-size", 0), "batch size 0 out of range: must be at least 1"),
         (("--sampler", "euler"), "unknown sampler 'euler'; valid: ddim, ddpm, dpm++2m"),
         (("--eta", 2), "eta 2.0 out of range"),
         (("--dtype", "int8"), "unknown dtype 'int8'; valid: float32, float16"),
@@ -94,7 +94,7 @@ def test_options_out_of_range(folder: Path, options: tuple[object, ...], message
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(0, "count 0, batch size 32: must be at least 1"), (10**15, "do not fit into memory; use fewer")],
+    [(0, "count 0, batch size 32 out of range: must be at least 1"), (10**15, "do not fit into memory; use fewer")],
 )
 def test_counts_out_of_range(folder: Path, count: int, message: str) -> None:
     assert message in handoff(folder, count=count)
