@@ -156,9 +156,13 @@ def split(
     merge: Annotated[
         bool, typer.Option("--merge/--no-merge", help="Join reports of both sides, measured on any machines.")
     ] = False,
-    link_mbps: Annotated[float | None, typer.Option(help="Speed of the link, 10^6 bits a second.")] = None,
-    link_latency_ms: Annotated[float, typer.Option(help="Milliseconds before the first byte.")] = 0.0,
-    dtype: Annotated[HandoverDtype, typer.Option(help="Of the hand-over file.")] = "float32",
+    link_mbps: Annotated[
+        float | None, typer.Option(help="Speed of the link between the sides, 10^6 bits a second.")
+    ] = None,
+    link_latency_ms: Annotated[
+        float, typer.Option(help="Latency of the link: milliseconds before the first byte.")
+    ] = 0.0,
+    dtype: Annotated[HandoverDtype, typer.Option(help="Type of the tensors in the hand-over file.")] = "float32",
     image_kid: Annotated[
         list[str] | None, typer.Option(help="Score of finished images, e.g. 0.2=score.json (`evaluate --json`).")
     ] = None,

@@ -68,7 +68,7 @@ def train_server(
 def handoff(
     plan: PlanOption,
     out: OutFile,
-    count: Annotated[int, typer.Option(help="Images to begin.")],
+    count: Annotated[int, typer.Option(help="Hand-over tensors to make, one for each image.")],
     server: Annotated[Path | None, typer.Option(help="Folder written by train-server; not needed at c = 1.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the device's.")] = 0,
     first_index: Annotated[int, typer.Option(help="Sample index of the first image.")] = 0,

@@ -70,7 +70,9 @@ def make_handover(
     try:
         x_tc = np.empty((count, *plan.image_shape), dtype=np.float32)
     except (MemoryError, ValueError):
-        raise InputError(f"count {count} images of {plan.image_shape} do not fit into memory; use fewer") from None
+        raise InputError(
+            f"{count} images of {plan.image_shape} do not fit into memory; give a smaller --count"
+        ) from None
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
         indices = range(first_index + rows.start, first_index + rows.stop)

@@ -231,7 +231,10 @@ def row_ranges_at(plan: SplitPlan, lists: Sequence[Sequence[int]]) -> tuple[RowR
         InputError: as ``SplitPlan.client_transitions_at``; no list, or two of one length.
     """
     if not lists or len({len(timesteps) for timesteps in lists}) < len(lists):
-        raise InputError(f"timesteps {[list(timesteps) for timesteps in lists]} are empty or repeat a step count")
+        raise InputError(
+            f"timesteps {[list(timesteps) for timesteps in lists]} are empty or repeat a step "
+            "count; give one list for each count"
+        )
     return _laid_out([plan.client_transitions_at(timesteps) for timesteps in lists])
 
 

@@ -94,7 +94,10 @@ def test_options_out_of_range(folder: Path, options: tuple[object, ...], message
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(0, "count 0, batch size 32 out of range: must be at least 1"), (10**15, "do not fit into memory; use fewer")],
+    [
+        (0, "count 0, batch size 32 out of range: must be at least 1"),
+        (10**15, "do not fit into memory; give a smaller --count"),
+    ],
 )
 def test_counts_out_of_range(folder: Path, count: int, message: str) -> None:
     assert message in handoff(folder, count=count)

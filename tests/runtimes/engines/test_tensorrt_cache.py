@@ -334,7 +334,7 @@ def test_only_an_own_engine_of_the_same_model_is_embedded(machine: Machine, monk
 def test_an_unwritable_cache_is_named(machine: Machine) -> None:
     machine.folder.mkdir(exist_ok=True)
     (machine.folder / "engines").write_text("a file")
-    with pytest.raises(ArtefactError, match=r"cannot create .*engines: File exists; name another cache folder"):
+    with pytest.raises(ArtefactError, match=r"cannot create .*engines: File exists; name a writable folder"):
         machine.build()
 
 

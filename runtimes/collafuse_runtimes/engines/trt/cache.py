@@ -239,7 +239,9 @@ def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, second
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ArtefactError(f"cannot create {path.parent}: {error.strerror}; name another cache folder") from error
+        raise ArtefactError(
+            f"cannot create {path.parent}: {error.strerror}; name a writable folder with --cache"
+        ) from error
     body = {
         "key": key,
         "data_sha256": hashlib.sha256(data).hexdigest(),

@@ -174,7 +174,7 @@ def embed_engine(bundle: HeadBundle, engine: Path) -> HeadBundle:
     """
     entry, data = read_cached_engine(engine)
     if entry.key["gpu"] == "none":
-        raise InputError(f"{engine} was built where there is no GPU, and no device runs it; embed it on a device")
+        raise InputError(f"{engine} was built where there is no GPU; build and embed it on a machine that has the GPU")
     if entry.key["model_sha256"] != bundle.model_sha256:
         raise ArtefactError(
             f"{engine} was built from another model than {bundle.model_path}; build it from this bundle"
@@ -240,7 +240,7 @@ def _trusted_engine(bundle: HeadBundle, wanted: EngineKey) -> FoundEngine:
             reasons.append(f"{engine.name} differs in {'; '.join(differences(wanted, stated))}")
     why = " and ".join(reasons) or "it holds none"
     raise ArtefactError(
-        f"no engine of {bundle.path} is for this machine: {why}; leave out trust_bundle to build one here"
+        f"no engine of {bundle.path} is for this machine: {why}; leave out --trust-bundle to build one here"
     )
 
 
