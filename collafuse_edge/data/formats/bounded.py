@@ -29,7 +29,7 @@ def require_room(path: Path, packed: int, unpacked: int) -> None:
     if unpacked > FREE and unpacked > USUAL * packed:
         raise InputError(
             f"{path} would grow from {packed} to {unpacked} bytes, more than {USUAL}-fold: a decompression bomb, or "
-            "empty; leave it out, or unpack it yourself where you trust it"
+            "empty; leave it out, or save it uncompressed where you trust it"
         )
     require_memory(str(path), unpacked)
 
