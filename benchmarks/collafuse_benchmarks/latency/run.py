@@ -1,7 +1,7 @@
 """How long one head takes on this machine, in three scopes that are never mixed.
 
 step        one denoising step inside a trajectory, nothing else
-head call   a whole trajectory, host tensor in to host tensor out, copies to and from the device included
+head call   a whole trajectory, host tensor in to host tensor out, copies to and from a GPU included
 end to end  from a hand-over file to PNG images in memory: read, check, finish, encode
 """
 

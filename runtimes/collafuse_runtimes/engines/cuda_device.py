@@ -1,4 +1,4 @@
-"""One CUDA device: checked calls of cuda.bindings.runtime, and a list of what is still to be released."""
+"""One GPU: checked calls of cuda.bindings.runtime, and a list of what is still to be released."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class GpuInfo:
 
 
 class CudaDevice:
-    """Calls on one device. Handles stay CUDA's own; ``close`` releases whatever is left, newest first.
+    """Calls on one GPU. Handles stay CUDA's own; ``close`` releases whatever is left, newest first.
 
     Every method raises EngineUnavailable where CUDA reports an error.
     """
@@ -53,7 +53,7 @@ class CudaDevice:
         )
 
     def use(self) -> None:
-        """Make it the current device of the calling thread."""
+        """Make it the current GPU of the calling thread."""
         self._call("cudaSetDevice", self.index)
 
     def malloc(self, count: int) -> int:
@@ -62,17 +62,17 @@ class CudaDevice:
         return address
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Copy a contiguous array to the device, in stream order; keep it until ``synchronise``."""
+        """Copy a contiguous array to the GPU, in stream order; keep it until ``synchronise``."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
 
     def download(self, array: npt.NDArray[Any], address: int) -> None:
-        """Fill a contiguous array from the device, in stream order; it is there after ``synchronise``."""
+        """Fill a contiguous array from the GPU, in stream order; it is there after ``synchronise``."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
 
     def copy(self, target: int, source: int, count: int) -> None:
-        """Copy bytes from one place of the device to another, in stream order."""
+        """Copy bytes from one place of the GPU to another, in stream order."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, count, kind, self.stream)
 
@@ -156,7 +156,7 @@ def upload_rows(device: CudaDevice, rows: int) -> int:
 
 
 class StreamTimer:
-    """How long a stretch of a device's stream took on the GPU's own clock; timing it waits for nothing."""
+    """How long a stretch of a GPU's stream took on the GPU's own clock; timing it waits for nothing."""
 
     def __init__(self, device: CudaDevice) -> None:
         self._device = device

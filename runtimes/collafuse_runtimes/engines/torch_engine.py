@@ -69,7 +69,7 @@ def predict_function(
 ) -> Callable[[Float32Array, int], Float32Array]:
     """``predict`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> epsilon or v, (B, C, H, W) float32.
 
-    They cross to the network's device and back once a step.
+    They cross to the network's torch device and back once a step.
     """
     import torch
 

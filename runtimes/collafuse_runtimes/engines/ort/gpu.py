@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: the tensor stays on the device, in two buffers that take turns as input and output.
+"""ONNX Runtime on an NVIDIA GPU: the tensor stays on the GPU, in two buffers that take turns as input and output.
 
 Each batch size has a session of its own, with the batch fixed: a captured graph holds fixed shapes and addresses, and
 no node is left that computes a shape, which ONNX Runtime would put on the CPU and these engines refuse.
@@ -200,11 +200,11 @@ class OrtTensorrtEngine(OrtGpuEngine):
 
 
 class _Batch:
-    """Session, device buffers and bindings of one batch size. A buffer's address never changes.
+    """Session, GPU buffers and bindings of one batch size. A buffer's address never changes.
 
     Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0, and so with the x_0 of
     samplers with history. With cuda-bindings nothing
-    waits between two steps: row numbers and noise lie on the device before the first, and are copied there in the
+    waits between two steps: row numbers and noise lie on the GPU before the first, and are copied there in the
     engine's stream, in which the session runs too. Without, ONNX Runtime copies them from the host and waits each time.
     """
 
@@ -241,7 +241,7 @@ class _Batch:
         self._run_options = tuple(_run_options(graph, self._device is not None) for graph in graphs)
 
     def load(self, x: Float32Array, labels: Labels | None, x_0_old: Float32Array | None) -> None:
-        """Copy what a trajectory begins with to the device."""
+        """Copy what a trajectory begins with to the GPU."""
         self._put(self._samples[0], x)
         if self._histories is not None and x_0_old is not None:
             self._put(self._histories[0], x_0_old)
@@ -249,7 +249,7 @@ class _Batch:
             self._put(self._inputs["label"], labels)
 
     def load_noise(self, noise: list[Float32Array]) -> None:
-        """Keep the noise of each step ready, on the device where that can be reached."""
+        """Keep the noise of each step ready, on the GPU where that can be reached."""
         self._noise = [np.ascontiguousarray(z) for z in noise]
         if self._device is None or not noise:
             return
@@ -329,7 +329,7 @@ class _Batch:
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """What ONNX Runtime raises on a GPU (out of memory, a lost device), as this package's error."""
+    """What ONNX Runtime raises on a GPU (out of memory, a lost GPU), as this package's error."""
     try:
         yield
     except Exception as error:  # onnxruntime's own classes share no public base

@@ -265,7 +265,7 @@ def _add_profiles(
 
 
 def _attach_timing(trt: Any, log: Any, config: Any, timing: bytes) -> Any:
-    """The timing cache the build reads and fills; a new one where the old one is of another device or release."""
+    """The timing cache the build reads and fills; a new one where the old one is of another GPU or release."""
     for data in (timing, b""):
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):

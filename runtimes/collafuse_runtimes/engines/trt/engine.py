@@ -1,7 +1,7 @@
 """TensorRT: the tensor stays on the GPU, and a whole trajectory is one CUDA graph.
 
 Two tensors take turns as input and output. ``step`` is no copied number but an address: row k's number lies in a table
-on the device. So a trajectory needs nothing from the host between its steps, and is captured once and replayed.
+on the GPU. So a trajectory needs nothing from the host between its steps, and is captured once and replayed.
 """
 
 from collections import OrderedDict
