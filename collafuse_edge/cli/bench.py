@@ -136,7 +136,9 @@ def split(
             help="Head bundles, one or more for each cut; with --merge split reports.", metavar="[NAME.head ...]"
         ),
     ] = None,
-    server: Annotated[Path | None, typer.Option(help="Folder written by train-server: measure its side here.")] = None,
+    server: Annotated[
+        Path | None, typer.Option(help="Folder written by train-server or import: measure its side here.")
+    ] = None,
     cuts: Annotated[
         str | None,
         typer.Option(help="Cut ratios of the server's side, e.g. 0,0.2,1. Default: 0 and those of the heads."),
@@ -150,7 +152,9 @@ def split(
     ] = "ort-cpu",
     engine_options: Values,
     server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: 20, as handoff.")] = None,
-    server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    server_device: Annotated[
+        str | None, typer.Option(help="torch device: cpu, cuda or cuda:N. Default: a GPU where there is one.")
+    ] = None,
     mode: ModeOption = "quick",
     nvml_gpu: NvmlGpuOption = 0,
     merge: Annotated[

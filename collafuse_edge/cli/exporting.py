@@ -79,7 +79,9 @@ HANDOVER_SUFFIX = ".tc.safetensors"
 def export(
     *,
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder written by train-client, distill or import; with --engine a head bundle.")
+    ],
     out: OptionalOutFolder = None,
     cut_ratio: CutOption = None,
     steps: StepsOption = None,
