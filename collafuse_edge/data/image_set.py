@@ -71,7 +71,7 @@ class Selection:
         split: a name in the ``split`` array of an npz, or "train", "val", "test" of MedMNIST's layout or of a folder's
             sub-folders, there "all" too. None means "train" where the source has splits.
         classes: class names or label numbers to keep; empty means all.
-        slices: NIfTI only, START and STOP of the axial slices, half-open.
+        slices: NIfTI and DICOM only, START and STOP of the slices of each volume or series, half-open.
         limit: keep the first ``limit`` images of what the rest selected.
         include, exclude: folders only, patterns of ``globs``.
         labels_file: folders only, a table of ``labels_file``.

@@ -53,8 +53,8 @@ def make_handover(
         on_step: called after every step of a batch with the steps done so far, those of all batches added.
 
     Raises:
-        InputError: bad count, seed, steps or device; a server is missing or was not trained down to this plan's cut.
-        PlanMismatch: the server was trained for another plan.
+        InputError: count, seed, steps or device out of range, or a server is missing.
+        PlanMismatch: the server was trained for another plan, or not down to this plan's cut.
         ArtefactError: the server's checkpoint is damaged, or predicts NaN or Inf.
         EngineUnavailable: torch or diffusers is not installed.
     """

@@ -202,7 +202,7 @@ def require_trained_for(checkpoint: Checkpoint, plan: SplitPlan, plan_name: str)
     if checkpoint.role == "server" and plan.cut < trained.cut:
         raise PlanMismatch(
             f"{asked} down to {plan.cut}, but {checkpoint.path} was trained for {trained.cut} and above; "
-            f"valid: cut_ratio >= {trained.cut_ratio}"
+            f"valid: cut_ratio at least {trained.cut_ratio}"
         )
     if checkpoint.role == "client" and plan.cut > trained.cut:
         raise PlanMismatch(
