@@ -110,7 +110,7 @@ REFUSED = [
     (f"{INFER} --steps 9999", "9999 steps are not baked into @edge.head; valid: 5, 2"),
     (f"{INFER} --labels 0,1,1", "labels were given but this head is not class-conditional"),
     (f"{INFER} --labels zero", "labels were given but this head is not class-conditional"),
-    (f"{INFER} --batch-size 0", "batch_size 0 out of range: must be at least 1"),
+    (f"{INFER} --batch-size 0", "batch size 0 out of range: must be at least 1"),
     (INFER.replace("@new", "@images"), "@images exists already; choose another --out, or replace it with --overwrite"),
     (INFER.replace("@new", "@plan.json"), "cannot write @plan.json: a plan file is there, not a folder that infer"),
     (INFER.replace("@x.tc.safetensors ", ""), "Missing argument 'X.tc.safetensors'"),
