@@ -46,11 +46,10 @@ def read_plan(path: StrPath) -> SplitPlan:
 
 
 def write_plan(path: StrPath, plan: SplitPlan) -> None:
-    """Write a plan file, as `init` does.
+    """Write a plan file; a plan file that is there is replaced.
 
     Raises:
-        InputError: another plan is there.
-        ArtefactError: it cannot be written.
+        ArtefactError: it cannot be written, or something else is there.
     """
     _plan_file.write_plan(Path(path), plan)
 
@@ -74,11 +73,15 @@ def read_handover(path: StrPath) -> Handover:
 
 
 def write_handover(path: StrPath, handover: Handover, dtype: str = "float32") -> None:
-    """Write a hand-over file; ``dtype`` "float16" halves it and rounds the tensor.
+    """Write a hand-over file; a hand-over file that is there is replaced.
+
+    Args:
+        handover: ``x_tc`` is (N, C, H, W) float16 or float32, N at least 1, at the plan's hand-over level.
+        dtype: "float32", or "float16", which halves the file and rounds each value once.
 
     Raises:
-        InputError: a field is out of range, or the tensor does not fit the plan.
-        ArtefactError: it cannot be written.
+        InputError: a field or ``dtype`` is out of range, or the tensor does not fit the plan or is not finite.
+        ArtefactError: it cannot be written, or something else is there.
     """
     _handover.write_handover(Path(path), handover, dtype)
 
@@ -89,7 +92,8 @@ def open_engine(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", **options
     Args:
         bundle: a head bundle, or where it lies.
         engine: "ort-cpu", "ort-cuda", "openvino", "tensorrt" ...; `collafuse-edge doctor` lists them.
-        options: fields of ``EngineOptions``: threads, spinning, device, cache, trust_bundle, checkpoint.
+        options: fields of ``EngineOptions``: threads (1 to 1024), spinning, gpu (index of the GPU, from 0), cache,
+            trust_bundle, checkpoint. Each engine takes some of them.
 
     Raises:
         EngineUnavailable: the engine cannot run here; the message says why.
@@ -128,10 +132,11 @@ def infer(
     """Finish hand-over tensors: (N, C, H, W) float32 images in [-1, 1].
 
     Args:
+        handover: N hand-over tensors of the head's plan, or their file.
         out: a new folder for the images as PNG and npz; None writes nothing.
         steps: a step count that is baked into the head; None is its first.
-        labels: (N,) class indices, exactly for conditional heads.
-        batch_size: images at once; changes speed and memory, not the images.
+        labels: (N,) integers, 0 to num_classes - 1, exactly for conditional heads.
+        batch_size: images at once, at least 1; changes speed and memory, not the images.
         overwrite: whether ``out`` may be a folder that an earlier call wrote.
         on_step: called with (steps done, steps in all).
         options: as ``open_engine``.
@@ -157,8 +162,11 @@ def load_images(source: StrPath, image_shape: tuple[int, int, int], **selection:
 
     Args:
         source: a folder, .npz, idx, NIfTI or DICOM source, or "phantom:POPULATION:COUNT".
-        image_shape: (C, H, W) of the plan.
+        image_shape: (C, H, W) of the plan; C is 1 or 3, H and W are 1 to 4096.
         selection: fields of ``Selection``, e.g. ``split="train"``.
+
+    Returns:
+        ``images`` (N, C, H, W) float32 in [-1, 1], ``labels`` (N,) int64 or None, ``notes`` of what was done to them.
 
     Raises:
         InputError, ArtefactError: the source cannot be read, or holds no such images.
@@ -173,13 +181,15 @@ def upload_images(
 ) -> "Uploaded":
     """Write the shard a server trains on: each image once, noised to the hand-over level by its keyed path.
 
+    A shard that is there is replaced; the ledger beside the key remembers what was released.
+
     Args:
-        images: (N, C, H, W) float32 in [-1, 1].
+        images: (N, C, H, W) float32 in [-1, 1], N at least 1, of the plan's image shape.
         key: file of the secret noise key, made if missing; None is the one in the user's configuration folder.
         strict: whether to refuse where there is something to warn of.
 
     Raises:
-        InputError: the plan leaves nothing to upload, or ``out`` is the key.
+        InputError: the plan leaves nothing to upload, the images do not fit it, or ``out`` is the key or its ledger.
         ArtefactError: key, ledger or shard cannot be read or written.
         CheckFailed: ``strict``, and there is something to warn of.
     """
@@ -201,13 +211,13 @@ def train_head(
     cpu: bool = False,
     on_step: "OnStep | None" = None,
 ) -> Checkpoint:
-    """Train a client head on one's own images; they stay here.
+    """Train a head on one's own images; they stay here.
 
     Args:
         images: (N, C, H, W) float32 in [-1, 1], or what ``load_images`` gave.
         out: the checkpoint folder, which must not exist.
-        network: a preset's name, or how to build the network.
-        settings: how to train; None trains 10,000 steps at the preset's learning rate.
+        network: a preset's name ("tiny", "small", "base", "paper", "edge"), or how to build the network.
+        settings: how to train; None trains 10,000 steps of 32 images at the preset's learning rate.
         conditional: whether the head asks for a class; ``images`` must have labels.
         resume: whether to go on from the state that an interrupted run left.
         cpu: whether to stay off a GPU that is there.
@@ -244,8 +254,8 @@ def train_server(
     Args:
         shards: files written by ``upload_images``, of plans that differ in the cut at most.
         out: the checkpoint folder, which must not exist.
-        network: a preset's name, or how to build the network.
-        settings: how to train; None trains 10,000 steps at the preset's learning rate.
+        network: a preset's name ("server-small", "server-base", "server-large" ...), or how to build the network.
+        settings: how to train; None trains 10,000 steps of 32 images at the preset's learning rate.
         resume: whether to go on from the state that an interrupted run left.
         cpu: whether to stay off a GPU that is there.
         on_step: called after each step with the progress and the images per second.
@@ -278,14 +288,20 @@ def make_handover(
 
     Args:
         server: its checkpoint folder; None exactly where the plan leaves the server no step (c = 1).
-        seed: of all noise, the device's too.
-        first_index: number of the first image; another range gives other images.
-        steps: of the server; None are 20, or all of another sampler.
+        count: images to begin, at least 1.
+        seed: of all noise, the device's too; 0 to 2^64 - 1.
+        first_index: sample index of the first image, from 0; another range gives other images.
+        steps: of the server, 1 to the plan's ``t_c``; None is 20, or as many as the plan has where those are fewer or
+            the sampler is another one.
         sampler: None is DPM-Solver++ 2M on Karras levels.
-        device: torch device; None takes a GPU where there is one.
+        device: torch device, "cpu", "cuda" or "cuda:N"; None takes a GPU where there is one.
+
+    Returns:
+        ``x_tc`` is (count, C, H, W) float32 at the plan's hand-over level.
 
     Raises:
-        InputError, PlanMismatch: what is given does not fit together.
+        InputError: a number is out of range, the device cannot be used, or the server is missing.
+        PlanMismatch: the server was not trained down to this plan's cut, or for another plan.
         ArtefactError: the checkpoint is damaged.
         EngineUnavailable: the [train] extra is not installed.
     """
@@ -313,16 +329,19 @@ def export_head(
 
     Args:
         checkpoint: folder written by ``train_head``.
-        out: the bundle folder.
-        cut_ratio: to serve, at most the head's own; None is its own.
-        steps: step counts to bake in, the first is the default; None are 8 and 5.
+        out: the bundle folder; a bundle of the same head is replaced.
+        cut_ratio: of the plan to serve, above 0, at most the head's own; None is its own.
+        steps: step counts to bake in, each 1 to the plan's ``cut``, the first is the default; None is 8 and 5 of
+            DPM-Solver++ 2M, every step of other samplers, never more than the plan has.
         precision: "fp32", "fp16", "int8-cpu" or "int8-trt"; int8 needs ``calibration``.
         opset: 20, or 17 for older libraries (JetPack 5).
         calibration: a server's hand-over tensors of the plan.
         overwrite: whether to replace a bundle of another head.
 
     Raises:
-        InputError, PlanMismatch, ArtefactError: what is given does not fit together, or cannot be read or written.
+        InputError: a value is out of range, or a bundle of another head is at ``out``.
+        PlanMismatch: the cut is larger than the head was trained for, or the tensors are of another plan.
+        ArtefactError: the checkpoint is damaged, or ``out`` cannot be written.
         CheckFailed: the graph differs from the network, or a lower precision is not worth it.
         EngineUnavailable: the [export] extra is not installed.
     """
@@ -340,7 +359,7 @@ def evaluate(generated: StrPath, real: "Float32Array | ImageSet", extractor: Str
 
     Args:
         generated: a folder written by ``infer``, its images.npz, or a hand-over file.
-        real: (N, C, H, W) float32 in [-1, 1], or what ``load_images`` gave.
+        real: (N, C, H, W) float32 in [-1, 1], N at least 2, or what ``load_images`` gave.
         extractor: an ONNX file: (N, 3, H, W) RGB in 0..255 to (N, D) features.
 
     Raises:

@@ -64,10 +64,10 @@ def describe_plan(plan: SplitPlan, path: Path) -> list[str]:
     if plan.cut:
         level = f"alpha_bar {plan.alpha_bar_at(n):.4f}, {plan.noise_text}"
     server = f"timesteps {plan.timesteps - 1}..{plan.cut}" if plan.t_c else "nothing (c = 1)"
-    client = f"timesteps {n}..0" if plan.cut else "nothing (c = 0)"
+    device = f"timesteps {n}..0" if plan.cut else "nothing (c = 0)"
     return [
         f"server    {plan.t_c} steps, {server}, predicts {plan.server_prediction_type}",
-        f"client    {plan.cut} steps, {client}, predicts {plan.prediction_type}",
+        f"device    {plan.cut} steps, {device}, predicts {plan.prediction_type}",
         f"hand-over level {n}: {level}",
         f"start     noise of level {plan.timesteps - 1}, alpha_bar {plan.alpha_bar_at(plan.timesteps - 1):.2g}",
         f"wrote     {path}, fingerprint {plan.fingerprint[:16]}",

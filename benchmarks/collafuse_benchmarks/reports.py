@@ -52,7 +52,7 @@ def read(path: Path) -> Stamped[Record]:
     payload = read_report(path)
     kind = payload.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ArtefactError(f"{path}: report of kind {kind!r} is unknown; valid: {', '.join(KINDS)}")
+        raise ArtefactError(f"{path}: unknown kind of report {kind!r}; valid: {', '.join(KINDS)}")
     record, make_document = KINDS[kind]
     stamp, report = read_fields(path, payload, record)
     return Stamped(stamp, report, make_document)

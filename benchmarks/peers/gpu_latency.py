@@ -42,7 +42,7 @@ from _head import PLAN, PRESET, STEPS, handover_tensors, lowered_head, trained_h
 from collafuse_runtimes.device.machine import read_machine
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import Engine, open_engine
-from collafuse_runtimes.engines.cuda_device import device_info
+from collafuse_runtimes.engines.cuda_device import gpu_info
 from collafuse_runtimes.engines.trt.binding import MODULES
 from collafuse_runtimes.errors import CheckFailed, CollafuseError
 from collafuse_runtimes.files.bundle import HeadBundle
@@ -186,7 +186,7 @@ def make_report(
     rows: Sequence[Row], samples: Mapping[Row, Samples], failed: Mapping[Row, str], rounds: int
 ) -> dict[str, Any]:
     try:
-        gpu, gpu_reason = asdict(device_info(0)), None
+        gpu, gpu_reason = asdict(gpu_info(0)), None
     except CollafuseError as error:
         gpu, gpu_reason = None, str(error)
     return {

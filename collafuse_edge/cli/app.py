@@ -49,7 +49,7 @@ def root(
         bool, typer.Option("--verbose", help="Before the command: say on stderr what is chosen, read and written.")
     ] = False,
 ) -> None:
-    """Split diffusion between a server and an edge device: train, export, run and measure the client head."""
+    """Split diffusion between a server and an edge device: train, export, run and measure a head."""
     speak(verbose)
     if version:
         from collafuse_runtimes import __version__

@@ -30,8 +30,8 @@ StepsOption = Annotated[int | None, typer.Option(help="A baked step count. Defau
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="New folder for report.json (every sample), report.md and report.html.")
 ]
-GpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads.")]
-DEVICE_SIDE = ("engine", "threads", "device", "cache")
+NvmlGpuOption = Annotated[int, typer.Option(help="Index of the GPU whose energy NVML reads, as nvidia-smi counts.")]
+DEVICE_SIDE = ("engine", "threads", "gpu", "cache")
 SERVER_SIDE = ("server", "cuts", "server_steps", "server_device")
 
 
@@ -91,7 +91,7 @@ def energy(
     windows: Values,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     steps: StepsOption = None,
-    gpu: GpuOption = 0,
+    nvml_gpu: NvmlGpuOption = 0,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -109,7 +109,7 @@ def energy(
 
     head, tensors = read_bundle(bundle), read_handover(handover)
     settings = EnergySettings(**windows)
-    with _report(out, KIND, energy_document, overwrite, as_json) as folder, find_sensors(gpu=gpu) as found:
+    with _report(out, KIND, energy_document, overwrite, as_json) as folder, find_sensors(gpu=nvml_gpu) as found:
         measure_head_energy(
             head,
             tensors,
@@ -126,7 +126,7 @@ def energy(
 
 @app.command()
 @keeps_options
-@takes("engine_options", EngineOptions, only=("threads", "device", "cache"))
+@takes("engine_options", EngineOptions, only=("threads", "gpu", "cache"))
 def split(
     *,
     context: typer.Context,
@@ -136,7 +136,9 @@ def split(
             help="Head bundles, one or more for each cut; with --merge split reports.", metavar="[NAME.head ...]"
         ),
     ] = None,
-    server: Annotated[Path | None, typer.Option(help="Folder written by train-server: measure its side here.")] = None,
+    server: Annotated[
+        Path | None, typer.Option(help="Folder written by train-server or import: measure its side here.")
+    ] = None,
     cuts: Annotated[
         str | None,
         typer.Option(help="Cut ratios of the server's side, e.g. 0,0.2,1. Default: 0 and those of the heads."),
@@ -150,15 +152,21 @@ def split(
     ] = "ort-cpu",
     engine_options: Values,
     server_steps: Annotated[int | None, typer.Option(help="Most steps of the server. Default: 20, as handoff.")] = None,
-    server_device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    server_device: Annotated[
+        str | None, typer.Option(help="torch device: cpu, cuda or cuda:N. Default: a GPU where there is one.")
+    ] = None,
     mode: ModeOption = "quick",
-    gpu: GpuOption = 0,
+    nvml_gpu: NvmlGpuOption = 0,
     merge: Annotated[
         bool, typer.Option("--merge/--no-merge", help="Join reports of both sides, measured on any machines.")
     ] = False,
-    link_mbps: Annotated[float | None, typer.Option(help="Speed of the link, 10^6 bits a second.")] = None,
-    link_latency_ms: Annotated[float, typer.Option(help="Milliseconds before the first byte.")] = 0.0,
-    dtype: Annotated[HandoverDtype, typer.Option(help="Of the hand-over file.")] = "float32",
+    link_mbps: Annotated[
+        float | None, typer.Option(help="Speed of the link between the sides, 10^6 bits a second.")
+    ] = None,
+    link_latency_ms: Annotated[
+        float, typer.Option(help="Latency of the link: milliseconds before the first byte.")
+    ] = 0.0,
+    dtype: Annotated[HandoverDtype, typer.Option(help="Type of the tensors in the hand-over file.")] = "float32",
     image_kid: Annotated[
         list[str] | None, typer.Option(help="Score of finished images, e.g. 0.2=score.json (`evaluate --json`).")
     ] = None,
@@ -168,7 +176,7 @@ def split(
         float | None, typer.Option(help="Choose: the most joules of one image, both sides.")
     ] = None,
     min_noise_level: Annotated[
-        float | None, typer.Option(help="Choose: least noise in what is handed over, as `init` prints it.")
+        float | None, typer.Option(help="Choose: least noise level of what is handed over, as `init` prints it.")
     ] = None,
     min_handover_kid: Annotated[
         float | None, typer.Option(help="Choose: least distance of the hand-over tensors from real images.")
@@ -195,7 +203,7 @@ def split(
     from collafuse_benchmarks.split.table import Link
 
     if merge:
-        refuse_options(context, (*DEVICE_SIDE, *SERVER_SIDE, "mode", "gpu"), "--merge measures nothing")
+        refuse_options(context, (*DEVICE_SIDE, *SERVER_SIDE, "mode", "nvml_gpu"), "--merge measures nothing")
     if server is None:
         refuse_options(context, SERVER_SIDE[1:], "without --server its side is not measured")
     if not sources:
@@ -224,7 +232,7 @@ def split(
         opened = EngineOptions(**engine_options)
         how = SweepOptions(mode_named(mode), tuple(engine.split(",")), opened, cuts, server_steps)
         heads = [read_bundle(path) for path in sources or []]
-        with find_sensors(gpu=gpu) as found:
+        with find_sensors(gpu=nvml_gpu) as found:
             sweep(
                 heads,
                 None if server is None else open_server(server, server_device),

@@ -33,10 +33,12 @@ TENSORS = 2048
 def distill(
     *,
     context: typer.Context,
-    teacher: Annotated[Path, typer.Argument(help="Folder written by train-client.")],
+    teacher: Annotated[Path, typer.Argument(help="Folder written by train-client or import.")],
     data: Annotated[
         DataChoice,
-        typer.Option("--data", help="Hand-over tensors, or images.", metavar="X.tc.safetensors|DATA"),
+        typer.Option(
+            "--data", help="Hand-over tensors, or images (as for upload --data).", metavar="X.tc.safetensors|DATA"
+        ),
     ],
     out: OutFolder,
     steps: Annotated[int, typer.Option(help="Denoising steps the new head is made for: 1, 2 or 4.")] = 2,

@@ -39,7 +39,8 @@ ForceOption = Annotated[
     bool, typer.Option("--force/--no-force", help="Keep a precision slower or farther off than allowed.")
 ]
 CutOption = Annotated[
-    float | None, typer.Option(help="Serve a plan with a smaller cut than the head was trained for. Default: its own.")
+    float | None,
+    typer.Option(help="Serve a plan with a smaller cut ratio than the head was trained for. Default: its own."),
 ]
 FitOption = Annotated[
     DataChoice | None,
@@ -60,7 +61,7 @@ JudgeOption = Annotated[
     ),
 ]  # fmt: skip
 EmbedOption = Annotated[
-    bool, typer.Option("--embed/--no-embed", help="Put the engine into the bundle, for like devices.")
+    bool, typer.Option("--embed/--no-embed", help="Put the engine into the bundle, for devices of the same kind.")
 ]
 
 
@@ -68,31 +69,35 @@ EXPORT_ONLY = (
     "out", "cut_ratio", "steps", "sampler", "eta", "levels", "precision", "opset", "calibration", "force", "overwrite",
     "data", *SELECTION_OPTIONS, "teacher_steps", "judge_on",
 )  # fmt: skip
-ENGINE_ONLY = ("device", "cache", "max_batch", "embed")
+ENGINE_ONLY = ("gpu", "cache", "max_batch", "embed")
 HANDOVER_SUFFIX = ".tc.safetensors"
 
 
 @keeps_options
 @chooses_images
-@takes("engine_options", EngineOptions, only=("device", "cache"))
+@takes("engine_options", EngineOptions, only=("gpu", "cache"))
 def export(
     *,
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="Folder written by train-client; with --engine a head bundle.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder written by train-client, distill or import; with --engine a head bundle.")
+    ],
     out: OptionalOutFolder = None,
     cut_ratio: CutOption = None,
     steps: StepsOption = None,
     sampler: SamplerOption = "dpm++2m",
     eta: EtaOption = 0.0,
     levels: LevelsOption = None,
-    precision: Annotated[Precision, typer.Option(help="Of the graph; int8 needs --calibration.")] = "fp32",
-    opset: Annotated[int, typer.Option(help="20, or 17 for JetPack 5.")] = 20,
+    precision: Annotated[Precision, typer.Option(help="Precision of the network; int8 needs --calibration.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="ONNX opset: 20, or 17 for JetPack 5.")] = 20,
     calibration: CalibrationOption = None,
     data: FitOption = None,
     teacher_steps: TeacherOption = None,
     judge_on: JudgeOption = None,
     force: ForceOption = False,
-    engine: Annotated[BuiltEngine | None, typer.Option(help="Build it for this machine from a bundle.")] = None,
+    engine: Annotated[
+        BuiltEngine | None, typer.Option(help="Build the TensorRT engine of a bundle, for this machine.")
+    ] = None,
     engine_options: Values,
     max_batch: Annotated[int, typer.Option(help="Most images at once that the engine takes.")] = 8,
     embed: EmbedOption = False,

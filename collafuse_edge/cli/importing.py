@@ -11,7 +11,7 @@ from collafuse_edge.cli.parts.output import JsonOption, OutFolder, PlanOption, e
 
 def import_network(
     source: Annotated[Path, typer.Argument(help="Folder of diffusers: a UNet2DModel, or a DDPM or DDIM pipeline.")],
-    role: Annotated[Role, typer.Option(help="Whose network it becomes.")],
+    role: Annotated[Role, typer.Option(help="Whose network it becomes: a server's, or a client's head.")],
     plan: PlanOption,
     out: OutFolder,
     scheduler: Annotated[

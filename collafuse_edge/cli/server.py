@@ -68,9 +68,11 @@ def train_server(
 def handoff(
     plan: PlanOption,
     out: OutFile,
-    count: Annotated[int, typer.Option(help="Images to begin.")],
-    server: Annotated[Path | None, typer.Option(help="Folder written by train-server; not needed at c = 1.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the client's.")] = 0,
+    count: Annotated[int, typer.Option(help="Hand-over tensors to make, one for each image.")],
+    server: Annotated[
+        Path | None, typer.Option(help="Folder written by train-server or import; not needed at c = 1.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all noise, the server's and the device's.")] = 0,
     first_index: Annotated[int, typer.Option(help="Sample index of the first image.")] = 0,
     steps: Annotated[
         int | None, typer.Option(help="Server steps. Default: 20 of dpm++2m, every step of others.")
@@ -80,7 +82,9 @@ def handoff(
     levels: LevelsOption = None,
     dtype: Annotated[HandoverDtype, typer.Option(help="Type of the tensors in the file.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images per network call.")] = 32,
-    device: Annotated[str | None, typer.Option(help="torch device. Default: a GPU where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="torch device: cpu, cuda or cuda:N. Default: a GPU where there is one.")
+    ] = None,
     overwrite: OverwriteOption = False,
     threads: Threads = None,
     as_json: JsonOption = False,

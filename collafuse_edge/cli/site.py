@@ -33,9 +33,9 @@ def init(
     size: Annotated[str, typer.Option(help="Image side, or HEIGHTxWIDTH.")],
     out: OutFile = Path("plan.json"),
     channels: Annotated[int, typer.Option(help="1 (grey) or 3 (colour).")] = 1,
-    timesteps: Annotated[int, typer.Option(help="T, 2 to 1000.")] = 100,
+    timesteps: Annotated[int, typer.Option(help="T, the number of timesteps, 2 to 1000.")] = 100,
     schedule: Annotated[Schedule, typer.Option(help="How noise grows over the timesteps.")] = "cosine",
-    cut_ratio: Annotated[float, typer.Option(help="c, the client's share of the steps, 0 to 1.")] = 0.2,
+    cut_ratio: Annotated[float, typer.Option(help="Cut ratio c: the device's share of the timesteps, 0 to 1.")] = 0.2,
     prediction: Annotated[
         Prediction | None, typer.Option(help="What heads predict. Default: epsilon, v at c = 1.")
     ] = None,
@@ -118,7 +118,7 @@ def train_client(
     threads: Threads = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a client head on the site's own images; nothing leaves this machine."""
+    """Train a head on the site's own images; nothing leaves this machine."""
     from collafuse_edge.training.client import client_task
     from collafuse_edge.training.loop import TrainRun
     from collafuse_edge.training.presets import PRESETS, network_config

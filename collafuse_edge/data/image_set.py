@@ -71,7 +71,7 @@ class Selection:
         split: a name in the ``split`` array of an npz, or "train", "val", "test" of MedMNIST's layout or of a folder's
             sub-folders, there "all" too. None means "train" where the source has splits.
         classes: class names or label numbers to keep; empty means all.
-        slices: NIfTI only, START and STOP of the axial slices, half-open.
+        slices: NIfTI and DICOM only, START and STOP of the slices of each volume or series, half-open.
         limit: keep the first ``limit`` images of what the rest selected.
         include, exclude: folders only, patterns of ``globs``.
         labels_file: folders only, a table of ``labels_file``.
@@ -97,12 +97,12 @@ class Selection:
             start, stop = self.slices
             raise InputError(f"slices {start}:{stop} select nothing; valid: START:STOP with 0 <= START < STOP")
         if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit {self.limit} selects nothing; valid: 1 or more")
+            raise InputError(f"limit {self.limit} out of range: must be at least 1")
         if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             low, high = self.window
             raise InputError(f"window {low:g}:{high:g} is empty; valid: LOW:HIGH with LOW < HIGH, for example -160:240")
         if self.max_value is not None and self.max_value < 1:
-            raise InputError(f"max value {self.max_value} out of range: must be at least 1, for example 4095")
+            raise InputError(f"--max-value {self.max_value} out of range: must be at least 1, for example 4095")
         if self.window is not None and self.max_value is not None:
             raise InputError("--window and --max-value both say what is white; give one of them")
 

@@ -165,7 +165,9 @@ def _allocate(source: str, count: int, image_shape: tuple[int, int, int]) -> Flo
     try:
         return np.empty((count, *image_shape), np.float32)
     except (MemoryError, ValueError) as error:
-        raise InputError(f"{source}: {count} images of {image_shape} do not fit into memory; set a limit") from error
+        raise InputError(
+            f"{source}: {count} images of {image_shape} do not fit into memory; take fewer with --limit"
+        ) from error
 
 
 def _in_words(selection: Selection) -> str:

@@ -233,6 +233,6 @@ def _labels(population: int, count: int) -> Int64Array:
 def _check_numbers(population: int, count: int, seed: int) -> None:
     for name, value in (("population", population), ("seed", seed)):
         if not 0 <= value <= MAX_SEED:
-            raise InputError(f"phantom {name} {value} is out of range; valid: 0 to {MAX_SEED}")
+            raise InputError(f"phantom {name} {value} out of range: must be 0 to {MAX_SEED}")
     if not 1 <= count <= MAX_COUNT:
-        raise InputError(f"phantom count {count} is out of range; valid: 1 to {MAX_COUNT}")
+        raise InputError(f"phantom count {count} out of range: must be 1 to {MAX_COUNT}")

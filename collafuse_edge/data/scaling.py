@@ -106,7 +106,9 @@ def _require_below(name: str, dtype: np.dtype[Any], low: float, high: float, mos
     if dtype.kind not in "iu":
         raise InputError(f"{name} has float pixels: --max-value is for whole numbers; give --window LOW:HIGH")
     if low < 0 or high > most:
-        raise InputError(f"{name} has values {low:g} to {high:g}, beyond 0 to --max-value {most}; correct it")
+        raise InputError(
+            f"{name} has values {low:g} to {high:g}, beyond 0 to --max-value {most}; give the largest value"
+        )
 
 
 def _require_unit(name: str, dtype: np.dtype[Any], low: float, high: float) -> None:

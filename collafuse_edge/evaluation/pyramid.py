@@ -54,7 +54,9 @@ def pyramid_score(real: Float32Array, generated: Float32Array, *, clip: bool = T
     if real.ndim != 4 or real.shape[1:] != generated.shape[1:] or min(len(real), len(generated)) < 2:
         raise InputError(f"images of shapes {real.shape} and {generated.shape}; valid: (N, C, H, W), N >= 2, one size")
     if min(real.shape[2:]) < SMALLEST_SIDE:
-        raise InputError(f"images of {real.shape[2]}x{real.shape[3]} are too small for a pyramid; valid: sides of 8 up")
+        raise InputError(
+            f"images of {real.shape[2]}x{real.shape[3]} are too small for a pyramid; valid: sides of at least 8"
+        )
     sets = [(images.clip(-1, 1) if clip else images).astype(np.float64) for images in (real, generated)]
     a, b = map(laplacian_pyramid, sets)
     if not a[0].any():

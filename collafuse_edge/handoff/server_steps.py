@@ -44,8 +44,8 @@ def make_handover(
     """Run timesteps T-1..cut of a plan.
 
     Args:
-        server: checkpoint directory; None only where the plan leaves no step to the server (c = 1).
-        count: images, 1 and more.
+        server: checkpoint directory; None only where the plan leaves the server no step (c = 1).
+        count: images, at least 1.
         steps: server steps; None is ``default_steps``.
         sampler: default ``DEFAULT_SAMPLER``.
         timesteps: to run in place of ``steps``, from T-1 down to at least cut.
@@ -53,14 +53,14 @@ def make_handover(
         on_step: called after every step of a batch with the steps done so far, those of all batches added.
 
     Raises:
-        InputError: bad count, seed, steps or device; a server is missing or was not trained down to this plan's cut.
-        PlanMismatch: the server was trained for another plan.
+        InputError: count, seed, steps or device out of range, or a server is missing.
+        PlanMismatch: the server was trained for another plan, or not down to this plan's cut.
         ArtefactError: the server's checkpoint is damaged, or predicts NaN or Inf.
         EngineUnavailable: torch or diffusers is not installed.
     """
     sampler = sampler or DEFAULT_SAMPLER
     if count < 1 or batch_size < 1:
-        raise InputError(f"count {count}, batch size {batch_size}: must be at least 1")
+        raise InputError(f"count {count}, batch size {batch_size} out of range: must be at least 1")
     transitions = server_way(plan, steps, sampler, timesteps)
     if timesteps is not None:
         sampler = replace(sampler, levels=GIVEN)
@@ -70,7 +70,9 @@ def make_handover(
     try:
         x_tc = np.empty((count, *plan.image_shape), dtype=np.float32)
     except (MemoryError, ValueError):
-        raise InputError(f"count {count} images of {plan.image_shape} do not fit into memory; use fewer") from None
+        raise InputError(
+            f"{count} images of {plan.image_shape} do not fit into memory; give a smaller --count"
+        ) from None
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
         indices = range(first_index + rows.start, first_index + rows.stop)
@@ -123,7 +125,9 @@ def _step_noise(seed: int, indices: range, plan: SplitPlan, t: int) -> Float32Ar
 
 def _server_checkpoint(plan: SplitPlan, server: Path | None) -> Checkpoint:
     if server is None:
-        raise InputError(f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps: name its checkpoint")
+        raise InputError(
+            f"cut_ratio {plan.cut_ratio} gives the server {plan.t_c} steps; name its checkpoint with --server"
+        )
     checkpoint = read_checkpoint(server, "server")
     require_trained_for(checkpoint, plan, "the plan")
     return checkpoint
@@ -153,7 +157,9 @@ def open_predictor(
             raise RuntimeError("of no kind this command runs on")
         network = load_network(checkpoint, device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; valid: cpu, cuda") from None
+        raise InputError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; valid: cpu, cuda, cuda:N"
+        ) from None
 
     compute = predict_function(network)
 

@@ -59,7 +59,7 @@ def import_network(source: Path, out: Path, role: str, plan: SplitPlan, schedule
     Raises:
         InputError: an unknown role, ``out`` exists, or no scheduler's configuration is given or found.
         ArtefactError: ``source`` is none of these, pickled, damaged, or of a kind this release cannot run.
-        PlanMismatch: it was trained with other noise levels than the plan's.
+        PlanMismatch: it was trained with another alpha_bar than the plan's.
         EngineUnavailable: torch or diffusers is not installed.
     """
     if role not in ROLES:
@@ -145,8 +145,7 @@ def _find(source: Path, scheduler: Path | None) -> tuple[Path, Path]:
         scheduler = next((place for place in places if (place / "scheduler_config.json").is_file()), None)
     if scheduler is None:
         raise InputError(
-            f"{source} holds no scheduler_config.json, where noise levels and prediction stand; "
-            "name it with --scheduler"
+            f"{source} holds no scheduler_config.json, where schedule and prediction stand; name it with --scheduler"
         )
     return folder, scheduler / "scheduler_config.json" if scheduler.is_dir() else scheduler
 
@@ -171,7 +170,7 @@ def describe_import(report: ImportReport) -> list[str]:
     at = f"timesteps {plan.timesteps - 1}..{plan.cut}" if report.role == "server" else f"timesteps {plan.cut - 1}..0"
     return [
         f"network   {report.network}",
-        f"scheduler {report.scheduler}: {plan.timesteps} timesteps, {plan.schedule}; noise levels within "
+        f"scheduler {report.scheduler}: {plan.timesteps} timesteps, {plan.schedule}; coefficients of x_t within "
         f"{report.alpha_bar_error:.1e} of the plan's",
         *(f"note      {note}" for note in report.notes),
         f"wrote     {report.checkpoint}: a {report.role} checkpoint for {at}",

@@ -1,4 +1,4 @@
-"""Whether a scheduler of diffusers trained its network on a plan's noise levels, prediction and value range."""
+"""Whether a scheduler of diffusers trained its network on a plan's alpha_bar, prediction and value range."""
 
 import math
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def check_scheduler(
 
     Raises:
         ArtefactError: it is of a kind this release cannot continue, or not one that diffusers makes.
-        PlanMismatch: the plan has other noise levels, or its networks of that role predict something else; the message
+        PlanMismatch: the plan has another alpha_bar, or its networks of that role predict something else; the message
             says which plan fits, where one does.
     """
     name = config.get("_class_name")
@@ -111,8 +111,8 @@ def _check_fields(fields: dict[str, Any], path: Path) -> None:
             "a fixed variance: a learned one doubles the network's output",
         )
     unfit = {
-        "rescale_betas_zero_snr": "false: at a level of pure noise epsilon tells nothing of the image",
-        "use_flow_sigmas": "false: flow matching has other noise levels",
+        "rescale_betas_zero_snr": "false: at alpha_bar 0 epsilon tells nothing of the image",
+        "use_flow_sigmas": "false: flow matching has another schedule",
     }
     for field, valid in unfit.items():
         if fields.get(field):

@@ -97,7 +97,7 @@ def _check_shape(unet: dict[str, Any], path: Path, plan: SplitPlan) -> None:
 def _check_conditions(unet: dict[str, Any], path: Path, plan: SplitPlan, role: str) -> None:
     kind = unet.get("time_embedding_type", "positional")
     if kind not in ("positional", "learned"):
-        raise refused(path, "time_embedding_type", kind, "positional or learned; others take continuous noise levels")
+        raise refused(path, "time_embedding_type", kind, "positional or learned; other networks take continuous times")
     if kind == "learned" and unet.get("num_train_timesteps") != plan.timesteps:
         raise refused(path, "num_train_timesteps", unet.get("num_train_timesteps"), f"the plan's {plan.timesteps}")
     if unet.get("class_embed_type") is not None:

@@ -24,7 +24,7 @@ def require_compiler(device: str) -> None:
     wanted = [os.environ[variable]] if variable in os.environ else names
     if not any(shutil.which(name) for name in wanted):
         raise InputError(
-            f"compile needs a compiler and {' or '.join(wanted)} is not here; install one, or train without"
+            f"compile needs a compiler and {' or '.join(wanted)} is not here; install one, or train without --compile"
         )
 
 

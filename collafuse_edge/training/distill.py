@@ -192,9 +192,11 @@ def _check(work: Distillation) -> None:
     if work.steps not in COUNTS or work.steps >= plan.cut:
         raise InputError(f"{work.steps} steps cannot be distilled; valid: 1, 2 or 4, fewer than the plan's {plan.cut}")
     if work.steps > 1 and work.settings.steps < 2:
-        raise InputError(f"{work.settings.steps} training step; valid for a head of {work.steps} steps: at least 2")
+        raise InputError(
+            f"training steps {work.settings.steps} out of range: must be at least 2 for a head of {work.steps} steps"
+        )
     if not work.steps < work.teacher_steps <= plan.cut:
-        raise InputError(f"a teacher of {work.teacher_steps} steps; valid: {work.steps + 1} to {plan.cut}")
+        raise InputError(f"teacher steps {work.teacher_steps} out of range: must be {work.steps + 1} to {plan.cut}")
     if work.teacher.distilled is not None:
         raise InputError(f"{work.teacher.path} is a distilled head already; give the head it was distilled from")
     if work.distinct < LEAST:

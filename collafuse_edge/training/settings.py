@@ -27,7 +27,7 @@ class TrainSettings:
     ema_decay: Annotated[float, "Decay of the weights' moving average; it warms up as (1 + k)/(10 + k)."] = 0.999
     clip_norm: Annotated[float, "Largest gradient norm."] = 1.0
     seed: Annotated[int, "Seed of initialisation, order, noise and timesteps."] = 0
-    mixed_precision: Annotated[str, "bf16 suits a GPU that has it, no all others.", MIXED_PRECISIONS] = "no"
+    mixed_precision: Annotated[str, "bf16 suits a GPU that has it; no suits all else.", MIXED_PRECISIONS] = "no"
     channels_last: Annotated[bool, "Memory format of network and batches; on suits a GPU."] = False
     compile: Annotated[bool, "Run torch.compile (needs a C compiler)."] = False
 

@@ -89,7 +89,7 @@ class ClientTask:
     """Prediction of epsilon (Ho et al. 2020, eq. 14) or v, as the plan says, on t < cut from the client's own images.
 
     Raises:
-        InputError: the plan leaves no step to the client, or labels and ``num_classes`` do not fit.
+        InputError: the plan leaves the device no step, or labels and ``num_classes`` do not fit.
     """
 
     role = "client"
@@ -98,7 +98,9 @@ class ClientTask:
         self, plan: SplitPlan, x_0: Float32Array, labels: IntArray | None = None, num_classes: int | None = None
     ) -> None:
         if plan.cut == 0:
-            raise InputError(f"cut_ratio {plan.cut_ratio} leaves no step to the client: there is no head to train")
+            raise InputError(
+                f"cut_ratio {plan.cut_ratio} leaves the device no step, so there is no head; choose a larger one"
+            )
         check_images("training images", x_0, plan.image_shape)
         check_labels(labels, len(x_0), num_classes)
         self.plan, self.x_0, self.labels = plan, x_0, labels

@@ -297,4 +297,6 @@ def _fresh_accelerator(settings: TrainSettings, cpu: bool) -> "Accelerator":
     try:
         return Accelerator(mixed_precision=settings.mixed_precision, gradient_accumulation_plugin=plugin, cpu=cpu)
     except ValueError as error:
-        raise InputError(f"mixed precision {settings.mixed_precision} cannot run here: {error}; use no") from None
+        raise InputError(
+            f"mixed precision {settings.mixed_precision} cannot run here: {error}; use --mixed-precision no"
+        ) from None

@@ -114,11 +114,11 @@ def read_ledger(path: Path, key: bytes, key_file: Path) -> Ledger | None:
         return None
     mend = "restore it from a copy, or move it away to begin a new one, which knows nothing of earlier uploads"
     if not path.is_file():
-        raise ArtefactError(f"{path} is no file; it is the place of the record of what was uploaded: {mend}")
+        raise ArtefactError(f"{path} is no file; the ledger of what was uploaded belongs there: {mend}")
     try:
         payload = read_json(path, FORMAT)
     except ArtefactError as error:
-        raise ArtefactError(f"{error}; it is the record of what was uploaded with {key_file}: {mend}") from None
+        raise ArtefactError(f"{error}; it is the ledger of what was uploaded with {key_file}: {mend}") from None
     if payload.get("key_check") != _key_check(key):
         raise ArtefactError(
             f"{key_file} is not the key that {path} was kept with: the key was changed, or the ledger is another "

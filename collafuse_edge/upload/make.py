@@ -70,7 +70,7 @@ def require_server_part(plan: SplitPlan) -> None:
     """
     if plan.t_c == 0:
         raise InputError(
-            f"cut_ratio {plan.cut_ratio} leaves no step to the server: nothing to upload; choose a smaller one"
+            f"cut_ratio {plan.cut_ratio} leaves the server no step, so there is nothing to upload; choose a smaller one"
         )
 
 

@@ -69,7 +69,7 @@ def upload_images(
         raise InputError(f"--out {out} is the key or its ledger; give the shard a name of its own")
     if strict and not key.exists():
         raise CheckFailed(
-            f"refused by --strict: there is no key {key}; restore it, or make one by an upload without it"
+            f"refused by --strict: there is no key {key}; restore it, or make one by an upload without --strict"
         )
     secret = load_or_create_upload_key(key)
     with locked(key):

@@ -88,7 +88,7 @@ def read_shard(path: Path) -> Shard:
             older = OLDER_NOISE_POLICY[shard.protocol] if key == "noise_policy" else value
             if payload[key] not in (value, older):
                 found = reprlib.repr(payload[key])
-                raise InputError(f"{key} is {found} but its plan and tensors give {value!r}; make it again")
+                raise InputError(f"{key} is {found} but its plan and tensors give {value!r}; make the shard again")
     except KeyError as error:
         raise ArtefactError(f"{path} lacks {error}; make it again with `collafuse-edge upload`") from None
     except CollafuseError as error:
@@ -99,7 +99,7 @@ def read_shard(path: Path) -> Shard:
 def _shard_from(tensors: Tensors, payload: dict[str, Any]) -> Shard:
     plan, protocol = SplitPlan.from_payload(payload), payload["protocol"]
     if protocol not in PROTOCOLS:
-        raise InputError(f"protocol {reprlib.repr(protocol)} is unknown; valid: {', '.join(PROTOCOLS)}")
+        raise InputError(f"unknown protocol {reprlib.repr(protocol)}; valid: {', '.join(PROTOCOLS)}")
     if extra := sorted(tensors.keys() - set(TENSORS[protocol])):
         raise InputError(f"{protocol} shards hold {', '.join(TENSORS[protocol])} alone; found {reprlib.repr(extra)}")
     for name in set(TENSORS[protocol]) - {"t"}:
@@ -115,7 +115,7 @@ def _shard_from(tensors: Tensors, payload: dict[str, Any]) -> Shard:
 def _check_shard(shard: Shard) -> None:
     plan = shard.plan
     if plan.t_c == 0 or (plan.cut == 0 and shard.protocol == "upload"):
-        raise InputError(f"cut_ratio {plan.cut_ratio} leaves nothing to upload; choose another")
+        raise InputError(f"cut_ratio {plan.cut_ratio} leaves nothing to upload; make the shard again with another plan")
     if shard.protocol == "upload":
         return
     if shard.epsilon is None or shard.t is None or shard.epsilon.shape != shard.images.shape:

@@ -110,7 +110,9 @@ def fit_head(
         CheckFailed: of a step count, the fitted rows are no nearer to the teacher than the solver's, by ``ERRORS``.
     """
     if bundle.sampler.name != SOLVER:
-        raise InputError(f"sampler {bundle.sampler.name} cannot be fitted; valid: {SOLVER}")
+        raise InputError(
+            f"sampler {bundle.sampler.name} cannot be fitted; valid: {SOLVER}, whose steps know the last x_0"
+        )
     plan, ranges = bundle.plan, bundle.row_ranges
     way = teacher_way(plan, ranges, teacher_steps)
     kind, seen, unseen = _parts(bundle, predict_with, source)
@@ -146,7 +148,7 @@ def teacher_way(plan: SplitPlan, ranges: Sequence[RowRange], steps: int | None) 
     if longest >= most:
         raise InputError(
             f"{longest} steps cannot be fitted to a teacher of {most}; valid: step counts below it"
-            + (", or more --teacher-steps" if most < plan.cut else " (this plan leaves the client no more)")
+            + (", or more --teacher-steps" if most < plan.cut else " (this plan leaves the device no more)")
         )
     karras = plan.client_transitions(steps, "even" if steps is None else "karras")
     levels = {t for transitions in (karras, *(rows.transitions for rows in ranges)) for t, _ in transitions}

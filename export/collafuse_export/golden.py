@@ -1,4 +1,4 @@
-"""Test vectors: synthetic inputs and the torch network's own trajectories, without the exported graph."""
+"""Golden vectors: synthetic inputs and the torch network's own trajectories, without the exported graph."""
 
 from typing import TYPE_CHECKING
 

@@ -39,7 +39,9 @@ def check_calibration(precision: str, handover: Handover | None, bundle: HeadBun
         )
     if handover is not None:
         if precision == "fp32":
-            raise InputError("precision fp32 is calibrated on nothing; leave --calibration out, or choose another")
+            raise InputError(
+                "precision fp32 takes no calibration; leave out --calibration, or choose another precision"
+            )
         require_same_plan(bundle.plan, "the head", handover.plan, "the calibration file")
         split_handover(handover)
 

@@ -1,4 +1,4 @@
-"""Client head checkpoint -> head bundle, published only when its graph computes what the torch network computes."""
+"""Checkpoint of a head -> head bundle, published only when its graph computes what the torch network computes."""
 
 import importlib
 import importlib.util
@@ -54,7 +54,7 @@ DEFAULT_STEPS, DEFAULT_FITTED_STEPS = (8, 5), (3,)
 
 
 def default_step_counts(plan: SplitPlan, sampler: Sampler, is_fitted: bool) -> tuple[int, ...]:
-    """Few steps for the sampler made for them, every step for the others; never more than a plan leaves the client."""
+    """Few steps for the sampler made for them, every step for the others; never more than a plan leaves the device."""
     if sampler.name != SOLVER:
         return (plan.cut,)
     few = DEFAULT_FITTED_STEPS if is_fitted else DEFAULT_STEPS
@@ -110,7 +110,7 @@ def export_with_report(
         The bundle, read back from ``out``, and the figures that a lower precision was judged by (None for fp32).
 
     Raises:
-        InputError: an option is unusable, the plan leaves the client no step, or ``out`` holds something else.
+        InputError: an option is unusable, the plan leaves the device no step, or ``out`` holds something else.
         EngineUnavailable: a library of the [export] extra is not installed.
         ArtefactError: the checkpoint is damaged, or ``out`` cannot be written.
         ExportFailed: torch cannot turn this network into a graph.
@@ -121,9 +121,9 @@ def export_with_report(
     """
     _check_options(precision, opset)
     if fit_to is None and teacher_steps is not None:
-        raise InputError(f"teacher steps {teacher_steps} are what a fit is to; give what to fit to, or leave them out")
+        raise InputError(f"--teacher-steps {teacher_steps} means nothing without --fit; give --fit, or leave it out")
     if fit_to is None and judge_on is not None:
-        raise InputError("tensors to judge a fit on, and nothing to fit to; give what to fit to, or leave them out")
+        raise InputError("--judge-on means nothing without --fit; give --fit, or leave it out")
     from collafuse_export.golden import make_golden
     from collafuse_export.onnx_graph import to_onnx
     from collafuse_export.step_graph import StepGraph, one_thread

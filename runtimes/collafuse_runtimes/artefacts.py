@@ -58,7 +58,7 @@ def _head(path: Path) -> Facts:
     fit = None if head.fitted is None else head.fitted.report
     names = "" if head.class_names is None else f": {shown(head.class_names)}"
     return {
-        "role": ("client", "client head"),
+        "role": ("client", "head"),
         **plan_facts(head.plan),
         "steps": (counts, f"{', '.join(map(str, counts))} by {head.sampler.text}"),
         "fit": (None, "")
@@ -108,7 +108,7 @@ def _checkpoint(path: Path) -> Facts:
 def _golden(path: Path) -> Facts:
     from collafuse_runtimes.files.golden import FORMAT as GOLDEN_FORMAT
 
-    return _tensors(path, GOLDEN_FORMAT, "test vectors from synthetic images; a part of a head bundle")
+    return _tensors(path, GOLDEN_FORMAT, "golden vectors, of synthetic images; a part of a head bundle")
 
 
 def _weights(path: Path) -> Facts:

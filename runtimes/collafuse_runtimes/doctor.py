@@ -114,7 +114,7 @@ def examine(bundle: HeadBundle | None = None, root: Path = Path("/")) -> DoctorR
 
 
 def _device(name: str) -> str:
-    return "gpu" if "device" in ENGINES[name].options else "cpu"
+    return "gpu" if "gpu" in ENGINES[name].options else "cpu"
 
 
 def look_apart(name: str, bundle: HeadBundle | None = None) -> EngineRow:

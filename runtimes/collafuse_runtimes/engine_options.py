@@ -15,6 +15,6 @@ class EngineOptions:
     threads: Annotated[int | None, "CPU threads of one step, 1 to 1024."] = None
     spinning: Annotated[bool | None, "ort-cpu: idle threads wait busily. Faster steps, more energy."] = None
     checkpoint: Annotated[Path | None, "The head's checkpoint, for the engine torch only."] = None
-    device: Annotated[int | None, "Index of the GPU, for engines that use one."] = None
+    gpu: Annotated[int | None, "Index of the GPU, as CUDA counts, for engines that use one."] = None
     cache: Annotated[Path | None, "Folder of the TensorRT engines built on this machine."] = None
     trust_bundle: Annotated[bool | None, "Run the TensorRT engine that the bundle brings along."] = None

@@ -24,7 +24,7 @@ class EngineUnavailable(InputError):
 
 
 class NoGpu(EngineUnavailable):
-    """There is no CUDA here at all: no library, no driver or no device. A driver that is there and fails is no such."""
+    """There is no CUDA here at all: no library, no driver or no GPU. A driver that is there and fails is not meant."""
 
 
 class SensorLost(CollafuseError):

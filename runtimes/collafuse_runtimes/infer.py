@@ -115,7 +115,7 @@ def finish_tensors(
     """
     require_same_plan(bundle.plan, f"head {bundle.path}", handover.plan, "the hand-over file")
     if batch_size < 1:
-        raise InputError(f"batch_size {batch_size} out of range: must be at least 1")
+        raise InputError(f"batch size {batch_size} out of range: must be at least 1")
     check_labels(labels, len(handover), bundle.num_classes)
     rows = bundle.row_range(steps)
     with open_engine(bundle, engine_name, engine_options) as engine:

@@ -125,7 +125,7 @@ def plan_facts(plan: SplitPlan) -> Facts:
     shape = "x".join(map(str, plan.image_shape))
     text = (
         f"{shape}, T = {plan.timesteps}, {plan.schedule} schedule, c = {plan.cut_ratio:g}: "
-        f"server {plan.t_c} steps of {plan.server_prediction_type}, client {plan.cut} of {plan.prediction_type}; "
+        f"server {plan.t_c} steps of {plan.server_prediction_type}, device {plan.cut} of {plan.prediction_type}; "
         f"alpha_bar[{plan.timesteps - 1}] = {plan.alpha_bar_at(plan.timesteps - 1):.2g}"
     )
     return {"plan": (plan.to_dict(), text), "fingerprint": (plan.fingerprint, plan.fingerprint), **level_facts(plan)}

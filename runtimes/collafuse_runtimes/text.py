@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object, limit: int = LINE_LIMIT) -> str:
-    """``text`` on one line of at most ``limit`` (5 and more) characters; of a longer one both ends are kept.
+    """``text`` on one line of at most ``limit`` (at least 5) characters; of a longer one both ends are kept.
 
     An error without words gives the name of its class.
     """

@@ -19,7 +19,7 @@ from heads import DDPM, RGB_PLAN, calibration, conditional_head, default_head, h
 
 from collafuse_benchmarks.latency.run import LatencyReport, measure_latency
 from collafuse_benchmarks.measure import timing
-from collafuse_benchmarks.measure.memory import free_device_bytes
+from collafuse_benchmarks.measure.memory import free_gpu_bytes
 from collafuse_benchmarks.measure.subject import describe_engine
 from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages.folder import read_report
@@ -197,20 +197,20 @@ def test_a_gpu_engine_is_built_first_and_its_steps_are_timed_by_cuda_events(
 def test_an_integrated_gpu_has_no_memory_figure_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its free memory is the host's, which the process's own peak counts already."""
     cuda = FakeCuda().install(monkeypatch)
-    assert free_device_bytes(0) == (MEMORY, None)
+    assert free_gpu_bytes(0) == (MEMORY, None)
     cuda.integrated = True
     cuda.calls.clear()
-    assert free_device_bytes(0) == (None, "an integrated GPU uses the host's memory: it is part of the process's")
+    assert free_gpu_bytes(0) == (None, "an integrated GPU uses the host's memory: it is part of the process's")
     assert "cudaMemGetInfo" not in cuda.names()
-    value, reason = free_device_bytes(3)
-    assert value is None and reason is not None and "device 3 does not exist" in reason
+    value, reason = free_gpu_bytes(3)
+    assert value is None and reason is not None and "GPU 3 does not exist" in reason
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         (("--batch", "0"), "batch 0 out of range: must be 1 to 1024"),
-        (("--batch", "2,2"), "batches 2, 2: valid: one or more different batch sizes"),
+        (("--batch", "2,2"), "batch sizes 2, 2: valid: one or more different sizes"),
         (("--batch", "two"), "--batch 'two' is not a list of integers; valid: for example 20,10,5"),
         (("--mode", "slow"), "unknown mode 'slow'; valid: quick, report"),
         (("--steps", "3"), "3"),

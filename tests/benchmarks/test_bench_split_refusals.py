@@ -18,7 +18,10 @@ from collafuse_runtimes.files.plan_file import read_plan
     [
         ((), "nothing to measure: give head bundles, --server, or both"),
         (("--server", "@server"), "the server's side alone needs --cuts"),
-        (("--server", "@server", "--cuts", "0,2"), "--cuts '0,2': valid: different numbers from 0 to 1"),
+        (
+            ("--server", "@server", "--cuts", "0,2"),
+            "--cuts '0,2' is not a list of cut ratios; valid: different",
+        ),
         (("--server", "@other/server", "@edge.head"), "plans disagree on timesteps"),
         (("@edge.head", "--engine", "ort-cpu,none"), "unknown engine 'none'"),
         (("@edge.head", "--dtype", "int8"), "unknown dtype 'int8'; valid: float32, float16"),
@@ -47,7 +50,7 @@ from collafuse_runtimes.files.plan_file import read_plan
         (("--merge", "@edge.head", "--engine", "openvino"), "--merge measures nothing; leave out --engine"),
         (("--merge", "@edge.head", "--server", "@server"), "leave out --server"),
         (("--merge", "@edge.head", "--mode", "report"), "leave out --mode"),
-        (("--merge", "@edge.head", "--gpu", "1"), "leave out --gpu"),
+        (("--merge", "@edge.head", "--nvml-gpu", "1"), "leave out --nvml-gpu"),
         (("--merge", "@edge.head", "--cache", "x"), "leave out --cache"),
     ],
 )

@@ -15,6 +15,7 @@ from test_bench_split import PLAN, energy, joules, part, row
 
 from collafuse_benchmarks import reports
 from collafuse_benchmarks.measure.record import Record
+from collafuse_benchmarks.measure.subject import EngineUse
 from collafuse_benchmarks.pages.document import to_markdown
 from collafuse_benchmarks.split import page
 from collafuse_benchmarks.split.choice import Limits
@@ -192,3 +193,9 @@ def test_a_fault_of_our_own_is_not_called_a_damaged_file(tmp_path: Path, monkeyp
     with pytest.raises(TypeError):
         reports.remake(OLD, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["device", "gpu"])
+def test_the_index_of_a_gpu_is_read_under_the_name_of_earlier_releases_too(name: str) -> None:
+    told = {"name": "ort-cuda", "options": {name: 1}, "arithmetic": "fp32"}
+    assert EngineUse.from_dict(told).options == {name: 1}

@@ -40,7 +40,7 @@ def test_an_engine_that_no_device_runs_is_not_embedded(tmp_path: Path) -> None:
     bundle = copy_of(default_head(), tmp_path)
     result = run_cli("export", bundle, "--engine", "tensorrt-rtx", "--cache", tmp_path / "engines", "--embed")
     assert (result.code, result.out) == (2, "")
-    assert "was built where there is no GPU, and no device runs it; embed it on a device" in result.err
+    assert "was built where there is no GPU; build and embed it on a machine that has the GPU" in result.err
     assert read_bundle(bundle).engines == ()
 
 
@@ -50,7 +50,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         words = f"error: --engine builds from a finished bundle; leave out {option[0]}"
         assert refusal("export", bundle, *engine, *option) == words
     assert "export needs --out" in refusal("export", checkpoint())
-    for option in (("--device", 0), ("--cache", tmp_path), ("--max-batch", 8), ("--embed",)):
+    for option in (("--gpu", 0), ("--cache", tmp_path), ("--max-batch", 8), ("--embed",)):
         words = f"error: without --engine no TensorRT engine is built; leave out {option[0]}"
         assert refusal("export", checkpoint(), "--out", tmp_path / "x.head", *option) == words
     assert "unknown engine 'ort-cpu'; valid: tensorrt, tensorrt-rtx" in refusal("export", bundle, "--engine", "ort-cpu")

@@ -35,8 +35,8 @@ def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.Monk
     [
         ({"precision": "int4"}, "unknown precision 'int4'; valid: fp32, fp16"),
         ({"opset": 23}, "unknown opset 23; valid: 20, 17"),
-        ({"step_counts": (21,)}, "client steps 21 out of range: this plan allows 1 to 20"),
-        ({"step_counts": (0,)}, "client steps 0 out of range"),
+        ({"step_counts": (21,)}, "device steps 21 out of range: this plan allows 1 to 20"),
+        ({"step_counts": (0,)}, "device steps 0 out of range"),
         ({"step_counts": (5, 5)}, "give each count once, 1 to 20"),
         ({"step_counts": ()}, "give each count once, 1 to 20"),
     ],
@@ -48,7 +48,7 @@ def test_unusable_options(options: dict[str, object], message: str, tmp_path: Pa
 
 
 def test_head_without_steps_is_refused() -> None:
-    with pytest.raises(InputError, match="leaves the client no step, so there is no head"):
+    with pytest.raises(InputError, match="leaves the device no step, so there is no head"):
         make_row_ranges(PLAN.with_cut_ratio(0.0), [1])
 
 

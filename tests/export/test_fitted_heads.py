@@ -228,7 +228,9 @@ def test_fitted_steps_are_judged_on_a_servers_tensors_too(handover_file: Path, t
     assert all(r.rmse < r.rmse_unfitted for r in server.ranges)
     assert f"server    3 steps on 24 of its tensors: RMSE {server.ranges[0].rmse:.4f}" in text
     assert "server    not judged on a server's tensors" in done(*words, "--out", tmp_path / "b.head")
-    assert "nothing to fit to" in refusal("export", checkpoint(), "--judge-on", handover_file, "--out", tmp_path / "c")
+    assert "--judge-on means nothing without --fit; give --fit" in refusal(
+        "export", checkpoint(), "--judge-on", handover_file, "--out", tmp_path / "c"
+    )
 
 
 def test_steps_fitted_to_images_that_are_fragile_on_a_servers_tensors_are_refused(tmp_path: Path) -> None:
@@ -291,7 +293,7 @@ def test_fits_that_cannot_be_are_refused(
 
 def test_options_without_a_fit_are_refused(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "d.head")
-    assert "leave them out" in refusal("export", checkpoint(), "--teacher-steps", 9, *out)
+    assert "without --fit; give --fit" in refusal("export", checkpoint(), "--teacher-steps", 9, *out)
     assert "leave out --fit" in refusal("export", tmp_path, "--engine", "tensorrt", "--fit", "phantom:0")
     with pytest.raises(InputError, match="teacher steps 9"):
         export_head(checkpoint(), tmp_path / "d.head", teacher_steps=9)

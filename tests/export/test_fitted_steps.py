@@ -178,7 +178,7 @@ def test_tensors_that_say_nothing_are_refused_with_the_figures() -> None:
         ((3,), np.full((9, 1, 16, 16), np.nan, np.float32), {}, "images holds NaN"),
         ((20,), calibration(PLAN, 9), {}, "20 steps cannot be fitted to a teacher of 20; valid: step counts below it"),
         ((3, 8), calibration(PLAN, 9), {"teacher_steps": 8}, "teacher of 8; valid: .* or more --teacher-steps"),
-        ((3,), calibration(PLAN, 9), {"teacher_steps": 21}, "client steps 21 out of range: this plan allows 1 to 20"),
+        ((3,), calibration(PLAN, 9), {"teacher_steps": 21}, "device steps 21 out of range: this plan allows 1 to 20"),
         ((3,), calibration(PLAN, 9), {"teacher_steps": -1}, "cannot be fitted to a teacher of -1"),
     ],
 )  # fmt: skip

@@ -194,7 +194,7 @@ def test_int8_without_usable_tensors_is_refused(flavour: str, tmp_path: Path) ->
 
 
 def test_fp32_takes_no_calibration(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fp32 is calibrated on nothing"):
+    with pytest.raises(InputError, match="fp32 takes no calibration; leave out --calibration"):
         export_head(checkpoint(), tmp_path / "x.head", calibration=calibration(PLAN, 4))
     with pytest.raises(PlanMismatch):
         other = calibration(PLAN.with_cut_ratio(0.5), 4)

@@ -65,7 +65,7 @@ def test_it_finishes_what_the_larger_head_began() -> None:
         (0.42, r"the export's cut_ratio 0.42 asks for timesteps up to 20, but .* was trained for 19 and below; "
                "valid: cut_ratio above 0, at most 0.4$"),
         (1.0, "asks for timesteps up to 49"),
-        (0.0, "cut_ratio 0.0 leaves the client no step, so there is no head"),
+        (0.0, "cut_ratio 0.0 leaves the device no step, so there is no head"),
         (-0.1, r"plan field cut_ratio is -0.1; valid: a number in \[0, 1\]"),
     ],
 )  # fmt: skip
@@ -101,7 +101,7 @@ def test_command_line_from_export_to_images(tmp_path: Path) -> None:
     out, tensors, images = tmp_path / "x.head", tmp_path / "x.tc.safetensors", tmp_path / "images"
     result = run_cli("export", checkpoint(PLAN), "--cut-ratio", 0.2, "--out", out)
     assert result.code == 0, result.err
-    assert "steps     8, 5 from noise level 9 by dpm++2m on karras levels" in result.out
+    assert "steps     8, 5 from level 9 by dpm++2m on karras levels" in result.out
     handover = calibration(SMALLER, 2)
     write_handover(tensors, handover)
     assert run_cli("infer", out, tensors, "--out", images).code == 0

@@ -130,7 +130,7 @@ def measure_energy(
     """Measure idle power, then energy per image over trials of ``work``, then idle power again.
 
     Args:
-        work: does one unit of work, waits for its end, and returns how many images it made (1 and more). Warm-up comes
+        work: does one unit of work, waits for its end, and returns how many images it made (at least 1). Warm-up comes
             first, so that "idle" is the machine with everything loaded and nothing to do.
         sensors: may be none: the result then tells images and seconds, and why there is no energy. Not closed.
         reasons: of sensors that cannot be used, as ``Found.reasons``; kept in the result.

@@ -42,7 +42,7 @@ class Trial:
 
     Attributes:
         window: from before its first unit of work to after its last.
-        images: made in it, 1 and more.
+        images: made in it, at least 1.
         units: calls of the work in it.
     """
 

@@ -14,10 +14,10 @@ class EnergySettings:
         InputError: a value is too small, or no number.
     """
 
-    trials: Annotated[int, "Windows of work."] = 5
-    window_s: Annotated[float, "Seconds of each window, at least; 10 and more."] = 10.0
-    idle_s: Annotated[float, "Seconds of doing nothing, at least, before and after; 1 and more."] = 30.0
-    min_updates: Annotated[int, "New values of every sensor that a window is prolonged for; 2 and more."] = 100
+    trials: Annotated[int, "Windows of work, at least 1."] = 5
+    window_s: Annotated[float, "Shortest window in seconds, at least 10."] = 10.0
+    idle_s: Annotated[float, "Seconds of doing nothing before and after, at least 1."] = 30.0
+    min_updates: Annotated[int, "New values of every sensor that a window is prolonged for, at least 2."] = 100
     prolong_s: Annotated[float, "Seconds, at most, that a window is prolonged; the work in hand is finished."] = 50.0
     warmup: Annotated[int, "Units of work before anything is measured."] = 1
 

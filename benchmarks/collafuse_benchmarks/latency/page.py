@@ -30,7 +30,7 @@ from collafuse_benchmarks.pages.sections import (
 
 SCOPES = (
     "step: one denoising step inside a trajectory. head call: the whole trajectory, from tensor to tensor, copies to "
-    "and from the device included. end to end: from the hand-over file to PNG images in memory."
+    "and from a GPU included. end to end: from the hand-over file to PNG images in memory."
 )
 INTERVAL = (
     "interval: where the median of another run of a tenth of this length is expected, at 95 %, from the medians of ten "

@@ -1,7 +1,7 @@
 """How long one head takes on this machine, in three scopes that are never mixed.
 
 step        one denoising step inside a trajectory, nothing else
-head call   a whole trajectory, host tensor in to host tensor out, copies to and from the device included
+head call   a whole trajectory, host tensor in to host tensor out, copies to and from a GPU included
 end to end  from a hand-over file to PNG images in memory: read, check, finish, encode
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from collafuse_benchmarks.latency.cold_start import ColdStart, cold_start
-from collafuse_benchmarks.measure.memory import Memory, free_device_bytes, peak_bytes, reset_peak
+from collafuse_benchmarks.measure.memory import Memory, free_gpu_bytes, peak_bytes, reset_peak
 from collafuse_benchmarks.measure.record import Facts, Record
 from collafuse_benchmarks.measure.subject import EngineUse, OutputCheck, Subject, describe_engine, describe_subject
 from collafuse_benchmarks.measure.summary import Summary, summarise
@@ -143,7 +143,8 @@ def measure_latency(
     count = bundle.row_range(steps).steps
     loads = [Workload(bundle, handover, count, batch) for batch in batches]
     if not loads or len(set(batches)) != len(loads):
-        raise InputError(f"batches {', '.join(map(str, batches))}: valid: one or more different batch sizes")
+        named = ", ".join(map(str, batches)) or "none"
+        raise InputError(f"batch sizes {named}: valid: one or more different sizes, for example 1,4,8")
     engine = open_engine(bundle, engine_name, options)
     before = read_device_state()
     report = LatencyReport(
@@ -154,13 +155,13 @@ def measure_latency(
         state_before=before.to_dict(),
         build=prepare(bundle, engine_name, options),
     )
-    index = options.device or 0
-    free_before = free_device_bytes(index) if is_on_gpu(engine_name) else (None, "the engine runs on the CPU")
+    gpu = options.gpu or 0
+    free_before = free_gpu_bytes(gpu) if is_on_gpu(engine_name) else (None, "the engine runs on the CPU")
     begun = time.perf_counter()
     with engine:
         report = replace(report, load_ms=(time.perf_counter() - begun) * 1e3)
         for load in loads:
-            report = _measure_batch(report, load, engine, mode, free_before, index, on_report, on_stage)
+            report = _measure_batch(report, load, engine, mode, free_before, gpu, on_report, on_stage)
             on_report(report)
         on_stage("check of the output")
         report = replace(report, check=check_engine(loads, engine))
@@ -195,7 +196,7 @@ def prepare(bundle: HeadBundle, engine_name: str, options: EngineOptions) -> Bui
 
 def is_on_gpu(engine_name: str) -> bool:
     """Whether the engine takes a GPU."""
-    return "device" in ENGINES[engine_name].options
+    return "gpu" in ENGINES[engine_name].options
 
 
 def _measure_batch(
@@ -204,7 +205,7 @@ def _measure_batch(
     engine: Engine,
     mode: Mode,
     free_before: tuple[int | None, str | None],
-    device: int,
+    gpu: int,
     on_report: OnReport,
     on_stage: Callable[[str], None],
 ) -> LatencyReport:
@@ -220,7 +221,7 @@ def _measure_batch(
             on_stage(f"batch {load.batch}: {scope}")
             report = _measure_scope(report, Series(scope, load.batch, clock, ()), measure, mode, on_report)
     peak, reason = peak_bytes()
-    memory = Memory(load.batch, peak, reason, "batch" if was_reset else "process", *_device_memory(free_before, device))
+    memory = Memory(load.batch, peak, reason, "batch" if was_reset else "process", *_gpu_memory(free_before, gpu))
     return replace(report, memory=(*report.memory, memory))
 
 
@@ -269,8 +270,8 @@ def _device_step_measure(load: Workload, engine: Engine) -> Measure:
     return measure
 
 
-def _device_memory(before: tuple[int | None, str | None], device: int) -> tuple[int | None, str | None]:
+def _gpu_memory(before: tuple[int | None, str | None], gpu: int) -> tuple[int | None, str | None]:
     if before[0] is None:
         return before
-    now, reason = free_device_bytes(device)
+    now, reason = free_gpu_bytes(gpu)
     return (None, reason) if now is None else (before[0] - now, None)

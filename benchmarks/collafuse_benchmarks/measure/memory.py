@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collafuse_benchmarks.measure.record import Record
-from collafuse_runtimes.engines.cuda_device import ask, cuda_runtime, device_info, select_device
+from collafuse_runtimes.engines.cuda_device import ask, cuda_runtime, gpu_info, select_gpu
 from collafuse_runtimes.errors import EngineUnavailable, InputError
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -51,15 +51,15 @@ def peak_bytes() -> tuple[int | None, str | None]:
     return (int(found[1]) * 1024, None) if found else (None, f"{STATUS} does not say VmHWM")
 
 
-def free_device_bytes(device: int) -> tuple[int | None, str | None]:
-    """(free memory of a CUDA device, None), or (None, why it is unknown).
+def free_gpu_bytes(gpu: int) -> tuple[int | None, str | None]:
+    """(free memory of a GPU, None), or (None, why it is unknown).
 
     An integrated GPU has none of its own: what is free there is the host's, and this process is in it already.
     """
     try:
-        if device_info(device).integrated:
+        if gpu_info(gpu).integrated:
             return None, "an integrated GPU uses the host's memory: it is part of the process's"
-        select_device(device)
+        select_gpu(gpu)
         return int(ask(cuda_runtime(), "no memory figure", "cudaMemGetInfo")), None
     except (EngineUnavailable, InputError) as error:
         return None, str(error)

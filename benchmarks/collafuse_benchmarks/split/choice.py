@@ -23,11 +23,11 @@ class Limits(Record):
     Attributes:
         max_latency_ms: above 0; of the whole way; of its transfer only where a link was stated.
         max_energy_j: above 0; gross joules an image, both sides.
-        min_noise_level: 0 and more, of ``SplitPlan.noise_level``. A way that hands nothing over keeps it.
+        min_noise_level: at least 0, of ``SplitPlan.noise_level``. A way that hands nothing over keeps it.
         min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show. A way
             that hands nothing over keeps it.
         max_image_kid: distance of the finished images from real ones.
-        max_kid_above_best: 0 and more; how far that distance may lie above that of the best way which keeps the other
+        max_kid_above_best: at least 0; how far that distance may lie above that of the best way which keeps the other
             limits.
     """
 

@@ -188,7 +188,7 @@ def _plots(rows: Sequence[SplitRow]) -> list[Block]:
         Heading("Pictures"),
         Plot(
             "Time of one image by cut: what the server, the link and the device take. c is the device's share of the "
-            "steps.",
+            "timesteps.",
             partial(plots.stacked, names, times, "milliseconds"),
         ),
     ]

@@ -56,7 +56,7 @@ class Row(Record):
 
     Attributes:
         cut_ratio: c, 0 to 1.
-        steps: denoising steps of this side, 1 and more.
+        steps: denoising steps of this side, at least 1.
         name: of the head bundle or the server.
         network: preset, parameters, sha256 of the weights.
         engine: what ran it; "torch" and the device for a server.

@@ -141,5 +141,7 @@ def _parse_cuts(text: str) -> list[float]:
     except ValueError:
         cuts = []
     if not cuts or not all(0 <= c <= 1 for c in cuts) or len(set(cuts)) < len(cuts):
-        raise InputError(f"--cuts {text!r}: valid: different numbers from 0 to 1, for example 0,0.2,0.4")
+        raise InputError(
+            f"--cuts {text!r} is not a list of cut ratios; valid: different numbers from 0 to 1, for example 0,0.2,0.4"
+        )
     return cuts

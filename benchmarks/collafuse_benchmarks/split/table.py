@@ -254,7 +254,7 @@ class ShareCheck(Record):
 
 
 def share_checks(parts: Sequence[Part]) -> tuple[ShareCheck, ...]:
-    """One check for every network, precision and engine that a part has at two step counts and more."""
+    """One check for every network, precision and engine that a part has at two step counts or more."""
     groups: dict[tuple[Name, int, str, str], dict[int, list[float]]] = defaultdict(dict)
     for number, part in enumerate(parts, 1):
         for row in part.rows:

@@ -39,7 +39,7 @@ def levels_or_timesteps(text: str) -> tuple[str, tuple[int, ...] | None]:
         return GIVEN, tuple(int(part) for part in text.split(","))
     except ValueError:
         valid = ", ".join(LEVELS)
-        raise InputError(f"--levels {text!r} is unknown; valid: {valid}, or timesteps, e.g. 19,9,4,1,0") from None
+        raise InputError(f"unknown levels {text!r}; valid: {valid}, or timesteps, e.g. 19,9,4,1,0") from None
 
 
 def way_named(sampler: str, eta: float, levels: str | None, steps: object) -> "tuple[Sampler, tuple[int, ...] | None]":

@@ -29,7 +29,7 @@ def require_room(path: Path, packed: int, unpacked: int) -> None:
     if unpacked > FREE and unpacked > USUAL * packed:
         raise InputError(
             f"{path} would grow from {packed} to {unpacked} bytes, more than {USUAL}-fold: a decompression bomb, or "
-            "empty; leave it out, or save it uncompressed"
+            "empty; leave it out, or save it uncompressed where you trust it"
         )
     require_memory(str(path), unpacked)
 
@@ -42,7 +42,10 @@ def require_memory(name: str, size: int) -> None:
     """
     left = _memory_left()
     if left is not None and size > left // 2:
-        raise InputError(f"{name} needs {size / 1e9:.1f} GB and {left / 1e9:.1f} GB of memory are left; split it up")
+        raise InputError(
+            f"{name} needs {size / 1e9:.1f} GB, more than half of the {left / 1e9:.1f} GB of memory left; free "
+            "memory, or save it as several smaller files"
+        )
 
 
 def read_gzip(path: Path, size: int) -> bytes:

@@ -88,7 +88,8 @@ def read_header(path: Path) -> Header | None:
             return None
         if rows * columns * count > MAX_PIXELS:
             raise InputError(
-                f"{path} has {columns}x{rows} pixels in {count} frames; valid: at most {MAX_PIXELS}; split it"
+                f"{path} has {columns}x{rows} pixels in {count} frames; valid: at most {MAX_PIXELS} in all; "
+                "save the frames as several files"
             )
         photometric = str(found.get("PhotometricInterpretation") or "")
         if not photometric.startswith(_PHOTOMETRIC) or samples not in (0, 1, 3):

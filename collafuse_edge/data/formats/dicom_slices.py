@@ -93,7 +93,10 @@ def open_series(paths: list[Path], slices: tuple[int, int] | None, scaling: Scal
 def _all_series(paths: list[Path], notes: Notes) -> list[list[_Slice]]:
     headers = [header for path in paths if (header := read_header(path)) is not None]
     if not headers:
-        raise InputError(f"{paths[0]} has no picture (no Rows and Columns); leave it out, for example with --exclude")
+        which = f"{paths[0]} has" if len(paths) == 1 else f"all {len(paths)} DICOM files, first {paths[0]}, have"
+        raise InputError(
+            f"{which} no picture (no Rows and Columns, as in a report or DICOMDIR); give files with images"
+        )
     if len(headers) < len(paths):
         notes.say(f"left out: DICOM files without a picture (DICOMDIR, reports, ...), {len(paths) - len(headers)}")
     headers.sort(key=lambda header: header.series)
@@ -203,6 +206,8 @@ def _decoded(header: Header) -> npt.NDArray[Any]:
     try:
         with quiet():
             found = read_tags(header.path, (*PIXEL_TAGS, "PixelData"))
+            if "PixelData" not in found:
+                raise InputError(f"{header.path} says how large its picture is and holds none; fetch it again")
             pixels = np.asarray(found.pixel_array)
             colour = (3,) if int(found.get("SamplesPerPixel") or 1) == 3 else ()
             return pixels.reshape(len(header.frames), header.rows, header.columns, *colour)

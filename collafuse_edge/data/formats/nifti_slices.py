@@ -124,7 +124,9 @@ def _load(path: Path) -> Any:
     except Exception as error:  # HeaderDataError, ImageFileError, OSError and more share no base
         raise _unreadable(path, error) from error
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
-        raise InputError(f"{path} has shape {shape}; valid: one 3-D volume per file; split it")
+        raise InputError(
+            f"{path} has shape {shape}; valid: one 3-D volume per file; save each volume as a file of its own"
+        )
     if dtype.kind not in "iuf":
         raise InputError(f"{path} has voxels of dtype {dtype}; valid: whole numbers or floats; convert it")
     _require_size(path, shape, dtype, start)

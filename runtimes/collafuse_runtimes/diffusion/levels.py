@@ -1,4 +1,4 @@
-"""Which timesteps a side visits: lists of noise levels between two given ones, both ends always exact."""
+"""Which timesteps a side visits: lists of levels between two given ones, both ends always exact."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,8 @@
 """The split plan: what is split where, and the timestep lists of both sides.
 
-Vocabulary (see docs/architecture.md): T timesteps with indices 0..T-1; ``cut_ratio`` c is the client's share;
-cut = round(c*T); the server runs timesteps T-1..cut (t_c = T - cut steps), the client runs cut-1..0. The hand-over
-tensor x_{t_c} always has the noise level of index n = cut-1, whatever strides the two sides use.
+Vocabulary (see docs/architecture.md): T timesteps with indices 0..T-1; ``cut_ratio`` c is the device's share;
+cut = round(c*T); the server runs timesteps T-1..cut (t_c = T - cut steps), the device runs cut-1..0. The hand-over
+tensor x_{t_c} always stands at level n = cut-1, whatever strides the two sides use.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class SplitPlan:
         timesteps: T, 2..1000.
         schedule: "cosine" or "linear".
         prediction_type: what the networks predict, "epsilon" (Ho et al. 2020) or "v" (Salimans & Ho 2022).
-        cut_ratio: c in [0, 1], the client's share of the T timesteps.
+        cut_ratio: c in [0, 1], the device's share of the T timesteps.
         value_range: range of x_0, (-1.0, 1.0).
         server_prediction_type: the same for the server's network; None takes ``prediction_type``.
 
@@ -67,7 +67,7 @@ class SplitPlan:
                 raise _invalid(name, getattr(self, name), " or ".join(PREDICTION_TYPES))
         c = self.cut_ratio
         if isinstance(c, bool) or not isinstance(c, int | float) or not 0 <= c <= 1:
-            raise _invalid("cut_ratio", c, "a number in [0, 1] (the client's share of the steps)")
+            raise _invalid("cut_ratio", c, "a number in [0, 1] (the device's share of the timesteps)")
         if self.value_range != (-1.0, 1.0):
             raise _invalid("value_range", self.value_range, "(-1.0, 1.0)")
         # One spelling per value (0, 0.0 and -0.0; -1 and -1.0), so that equal plans have equal fingerprints.
@@ -86,7 +86,7 @@ class SplitPlan:
 
     @property
     def handover_level(self) -> int:
-        """n = cut - 1: the noise level of the hand-over tensor; -1 (clean) when the server does everything."""
+        """n = cut - 1: the level of the hand-over tensor; -1 (clean) when the server does everything."""
         return self.cut - 1
 
     @property
@@ -128,12 +128,12 @@ class SplitPlan:
         return self._spaced("server", self.timesteps - 1, self.cut, steps, levels)
 
     def client_transitions(self, steps: int | None = None, levels: str = "even") -> tuple[Transition, ...]:
-        """The client's part: from exactly level cut-1 to CLEAN in ``steps`` steps (default: all cut).
+        """The device's part: from exactly level cut-1 to CLEAN in ``steps`` steps (default: all cut).
 
         Raises:
             InputError: ``steps`` is not in 1..cut (0 only when cut is 0).
         """
-        return self._spaced("client", self.cut - 1, 0, steps, levels)
+        return self._spaced("device", self.cut - 1, 0, steps, levels)
 
     def server_transitions_at(self, timesteps: Sequence[int]) -> tuple[Transition, ...]:
         """The server's part through exactly these timesteps, to level cut-1.
@@ -144,19 +144,19 @@ class SplitPlan:
         return _given("server", self.timesteps - 1, self.cut, timesteps)
 
     def client_transitions_at(self, timesteps: Sequence[int]) -> tuple[Transition, ...]:
-        """The client's part through exactly these timesteps, to CLEAN.
+        """The device's part through exactly these timesteps, to CLEAN.
 
         Raises:
             InputError: they do not begin at cut-1, do not fall strictly, or go below 0.
         """
-        return _given("client", self.cut - 1, 0, timesteps)
+        return _given("device", self.cut - 1, 0, timesteps)
 
     def _spaced(self, side: str, first: int, last: int, steps: int | None, levels: str) -> tuple[Transition, ...]:
         """A list that would end clean keeps timestep 0, whose step to clean is x_0 itself, unless it is even."""
         span = first - last + 1
         steps = span if steps is None else steps
         if not _is_int(steps) or not min(span, 1) <= steps <= span:
-            valid = f"1 to {span}" if span else f"0 (this plan leaves no step to the {side})"
+            valid = f"1 to {span}" if span else f"0 (it leaves the {side} no step)"
             raise InputError(f"{side} steps {steps} out of range: this plan allows {valid}")
         if not steps:
             return ()

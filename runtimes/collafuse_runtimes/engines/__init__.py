@@ -90,21 +90,21 @@ ENGINES: dict[str, _Entry] = {
         "ort.cpu", "OrtCpuEngine", ("onnxruntime",), "pip install onnxruntime", ("threads", "spinning")
     ),
     "ort-cuda": _Entry(
-        "ort.gpu", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("device",), FLOATS,
+        "ort.gpu", "OrtCudaEngine", ("onnxruntime",), _ORT_GPU, ("gpu",), FLOATS,
         "CUDAExecutionProvider", _loads_provider("CUDAExecutionProvider"),
     ),
     "ort-tensorrt": _Entry(
-        "ort.gpu", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("device", "cache"), (*FLOATS, "int8-trt"),
+        "ort.gpu", "OrtTensorrtEngine", ("onnxruntime",), _ORT_GPU, ("gpu", "cache"), (*FLOATS, "int8-trt"),
         "TensorrtExecutionProvider", _loads_provider("TensorrtExecutionProvider"),
     ),
     "tensorrt": _Entry(
         "trt.engine", "TensorrtEngine", ("tensorrt", "cuda.bindings"), _TENSORRT,
-        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
+        ("gpu", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "tensorrt-rtx": _Entry(
         "trt.engine", "TensorrtRtxEngine", ("tensorrt_rtx|tensorrt_rtx_bindings", "cuda.bindings"),
         "pip install tensorrt-rtx 'collafuse-edge[tensorrt]'",
-        ("device", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
+        ("gpu", "cache", "trust_bundle"), (*FLOATS, "int8-trt"), None, _needs_gpu,
     ),
     "openvino": _Entry(
         "openvino_engine", "OpenVinoEngine", ("openvino",), _OPENVINO, ("threads",), (*FLOATS, "int8-cpu")
@@ -178,11 +178,11 @@ def _check_options(name: str, options: EngineOptions) -> None:
             valid = ", ".join(taken) or "none"
             raise InputError(f"engine {name} takes no option {field.name}; leave it out (valid: {valid})")
     if "checkpoint" in taken and options.checkpoint is None:
-        raise InputError(f"engine {name} needs the head's checkpoint; give one")
+        raise InputError(f"engine {name} needs the head's checkpoint; name its folder with --checkpoint")
     if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
         raise InputError(f"threads {options.threads} out of range: must be 1 to {MAX_THREADS}")
-    if options.device is not None and options.device < 0:
-        raise InputError(f"device {options.device} out of range: must be at least 0")
+    if options.gpu is not None and options.gpu < 0:
+        raise InputError(f"GPU {options.gpu} out of range: must be at least 0")
 
 
 def _runnable() -> str:

@@ -49,7 +49,7 @@ class Engine(ABC):
     tf32: ClassVar[str | None] = None
     """What keeps float32 from being computed as TF32, whose mantissa has ten bits; None where nothing would."""
     watched_is_slower: ClassVar[bool] = False
-    """Whether ``on_step`` costs a copy from the device after every step, and another path than without it."""
+    """Whether ``on_step`` costs a copy from the GPU after every step, and another path than without it."""
 
     def __init__(self, bundle: HeadBundle, options: EngineOptions) -> None:
         self.bundle = bundle
@@ -128,7 +128,7 @@ class Engine(ABC):
         labels: npt.NDArray[Any] | None = None,
         on_step: OnStep | None = None,
     ) -> Float32Array:
-        """The whole trajectory, from the hand-over tensor to the image; it stays on the device between steps.
+        """The whole trajectory, from the hand-over tensor to the image; it stays where the engine runs between steps.
 
         Args:
             x_tc: (B, C, H, W) float16/float32 at the plan's hand-over level.

@@ -1,4 +1,4 @@
-"""One CUDA device: checked calls of cuda.bindings.runtime, and a list of what is still to be released."""
+"""One GPU: checked calls of cuda.bindings.runtime, and a list of what is still to be released."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ REMEDY = "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
 
 
 @dataclass(frozen=True)
-class DeviceInfo:
-    """What an engine built on this device depends on.
+class GpuInfo:
+    """What an engine built on this GPU depends on.
 
     Attributes:
         name: of the GPU.
@@ -38,7 +38,7 @@ class DeviceInfo:
 
 
 class CudaDevice:
-    """Calls on one device. Handles stay CUDA's own; ``close`` releases whatever is left, newest first.
+    """Calls on one GPU. Handles stay CUDA's own; ``close`` releases whatever is left, newest first.
 
     Every method raises EngineUnavailable where CUDA reports an error.
     """
@@ -53,7 +53,7 @@ class CudaDevice:
         )
 
     def use(self) -> None:
-        """Make it the current device of the calling thread."""
+        """Make it the current GPU of the calling thread."""
         self._call("cudaSetDevice", self.index)
 
     def malloc(self, count: int) -> int:
@@ -62,17 +62,17 @@ class CudaDevice:
         return address
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Copy a contiguous array to the device, in stream order; keep it until ``synchronise``."""
+        """Copy a contiguous array to the GPU, in stream order; keep it until ``synchronise``."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
 
     def download(self, array: npt.NDArray[Any], address: int) -> None:
-        """Fill a contiguous array from the device, in stream order; it is there after ``synchronise``."""
+        """Fill a contiguous array from the GPU, in stream order; it is there after ``synchronise``."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
 
     def copy(self, target: int, source: int, count: int) -> None:
-        """Copy bytes from one place of the device to another, in stream order."""
+        """Copy bytes from one place of the GPU to another, in stream order."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, count, kind, self.stream)
 
@@ -156,7 +156,7 @@ def upload_rows(device: CudaDevice, rows: int) -> int:
 
 
 class StreamTimer:
-    """How long a stretch of a device's stream took on the GPU's own clock; timing it waits for nothing."""
+    """How long a stretch of a GPU's stream took on the GPU's own clock; timing it waits for nothing."""
 
     def __init__(self, device: CudaDevice) -> None:
         self._device = device
@@ -246,7 +246,7 @@ def cuda_runtime() -> Any:
         raise kind(f"cuda-bindings does not load ({reason}); pip install 'collafuse-edge[tensorrt]'") from None
 
 
-def device_count() -> int:
+def gpu_count() -> int:
     """Number of GPUs, at least 1.
 
     Raises:
@@ -260,20 +260,20 @@ def device_count() -> int:
         raise NoGpu(f"CUDA: {what}: {_words(cudart, answer[0])}; {REMEDY}")
     count = int(checked(cudart, what, answer))
     if count < 1:
-        raise NoGpu(f"no usable GPU: CUDA counts 0 devices; {REMEDY}")
+        raise NoGpu(f"no usable GPU: CUDA counts 0 GPUs; {REMEDY}")
     return count
 
 
 def reason_unusable() -> str | None:
     """Why no GPU can be used here, None where one can."""
     try:
-        device_count()
+        gpu_count()
     except EngineUnavailable as error:
         return str(error)
     return None
 
 
-def require_device(index: int) -> int:
+def require_gpu(index: int) -> int:
     """``index`` itself, where that GPU exists.
 
     Raises:
@@ -281,22 +281,22 @@ def require_device(index: int) -> int:
         EngineUnavailable: the driver fails.
         InputError: there are fewer; the message says how many.
     """
-    count = device_count()
+    count = gpu_count()
     if not 0 <= index < count:
-        raise InputError(f"device {index} does not exist: must be 0 to {count - 1}")
+        raise InputError(f"GPU {index} does not exist: must be 0 to {count - 1}")
     return index
 
 
-def device_info(index: int) -> DeviceInfo:
+def gpu_info(index: int) -> GpuInfo:
     """Name and versions of an existing GPU.
 
     Raises:
-        NoGpu, EngineUnavailable, InputError: as ``require_device``.
+        NoGpu, EngineUnavailable, InputError: as ``require_gpu``.
     """
-    require_device(index)
+    require_gpu(index)
     cudart = cuda_runtime()
     properties = ask(cudart, "reading the GPU's properties", "cudaGetDeviceProperties", index)
-    return DeviceInfo(
+    return GpuInfo(
         name=properties.name.decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
         memory=int(properties.totalGlobalMem),
@@ -306,7 +306,7 @@ def device_info(index: int) -> DeviceInfo:
     )
 
 
-def select_device(index: int) -> None:
+def select_gpu(index: int) -> None:
     """Make a GPU the current one of the calling thread.
 
     Raises:
@@ -315,13 +315,13 @@ def select_device(index: int) -> None:
     ask(cuda_runtime(), f"selecting GPU {index}", "cudaSetDevice", index)
 
 
-def open_device(index: int) -> CudaDevice:
+def open_gpu(index: int) -> CudaDevice:
     """The GPU of that index, with a stream of its own.
 
     Raises:
-        NoGpu, EngineUnavailable, InputError: as ``require_device``.
+        NoGpu, EngineUnavailable, InputError: as ``require_gpu``.
     """
-    return CudaDevice(require_device(index), cuda_runtime())
+    return CudaDevice(require_gpu(index), cuda_runtime())
 
 
 def _version(number: int) -> str:

@@ -35,12 +35,12 @@ class OpenVinoEngine(Engine):
             self._model = self._core.read_model(self.bundle.model)
         except RuntimeError as error:
             reason = one_line(error, 200)
-            raise ArtefactError(f"OpenVINO refuses {self.bundle.model_path}: {reason}; export again") from None
+            raise ArtefactError(f"OpenVINO refuses {self.bundle.model_path}: {reason}; export the head again") from None
         found = {port.get_any_name() for port in (*self._model.inputs, *self._model.outputs)}
         stated = {tensor.name for tensor in (*self.bundle.inputs, *self.bundle.outputs)}
         if found != stated:
             raise ArtefactError(
-                f"{self.bundle.model_path} takes and gives {sorted(found)}, not {sorted(stated)}; export again"
+                f"{self.bundle.model_path} takes and gives {sorted(found)}, not {sorted(stated)}; export the head again"
             )
         self._compiled: dict[int, Any] = {}
 

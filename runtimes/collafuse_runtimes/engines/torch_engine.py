@@ -28,7 +28,7 @@ class TorchEngine(Engine):
         if checkpoint.weights_sha256 != self.bundle.network.weights_sha256:
             raise ArtefactError(
                 f"{checkpoint.path} holds other weights than {self.bundle.path} was exported from; "
-                "give the checkpoint it was exported from, or export again"
+                "give the checkpoint it was exported from, or export the head again"
             )
         self._network = load_network(checkpoint)
         self._threads_before = torch.get_num_threads()
@@ -69,7 +69,7 @@ def predict_function(
 ) -> Callable[[Float32Array, int], Float32Array]:
     """``predict`` for ``samplers.denoise`` on numpy arrays: (x_t, t) -> epsilon or v, (B, C, H, W) float32.
 
-    They cross to the network's device and back once a step.
+    They cross to the network's torch device and back once a step.
     """
     import torch
 

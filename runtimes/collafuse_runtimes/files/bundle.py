@@ -1,4 +1,4 @@
-"""The head bundle ``NAME.head/``: one client head, ready for a device (docs/formats.md).
+"""The head bundle ``NAME.head/``: one head, ready for a device (docs/formats.md).
 
 model.onnx          one denoising step; ``step`` picks a row of the baked tables
 golden.safetensors  an input and the trajectory expected from it, per baked step count
@@ -98,7 +98,7 @@ class HeadBundle:
     Attributes:
         path: the directory.
         plan: the split plan.
-        sampler: the client's sampler, baked into the graph.
+        sampler: the head's sampler, baked into the graph.
         row_ranges: one per baked step count; the first is the default.
         precision: of the network, one of PRECISIONS; sampler arithmetic and tensors at the border are float32.
         opset: ONNX opset of the graph.
@@ -202,7 +202,7 @@ class HeadBundle:
                 return candidate
         valid = ", ".join(str(r.steps) for r in self.row_ranges)
         raise InputError(
-            f"{steps} steps are not baked into {self.path}; valid: {valid} (or export again with that count)"
+            f"{steps} steps are not baked into {self.path}; valid: {valid} (or export the head again with that count)"
         )
 
 
@@ -213,10 +213,12 @@ def make_row_ranges(plan: SplitPlan, step_counts: Sequence[int], levels: str = "
         levels: how the timesteps are spaced, one of ``levels.LEVELS``.
 
     Raises:
-        InputError: the client has no step, or a count is out of range or named twice.
+        InputError: the device has no step, or a count is out of range or named twice.
     """
     if plan.cut == 0:
-        raise InputError(f"cut_ratio {plan.cut_ratio} leaves the client no step, so there is no head; use a larger one")
+        raise InputError(
+            f"cut_ratio {plan.cut_ratio} leaves the device no step, so there is no head; choose a larger one"
+        )
     if not step_counts or len(set(step_counts)) < len(step_counts):
         raise InputError(f"step counts {list(step_counts)} are empty or repeat; give each count once, 1 to {plan.cut}")
     return _laid_out([plan.client_transitions(steps, levels) for steps in step_counts])
@@ -229,7 +231,10 @@ def row_ranges_at(plan: SplitPlan, lists: Sequence[Sequence[int]]) -> tuple[RowR
         InputError: as ``SplitPlan.client_transitions_at``; no list, or two of one length.
     """
     if not lists or len({len(timesteps) for timesteps in lists}) < len(lists):
-        raise InputError(f"timesteps {[list(timesteps) for timesteps in lists]} are empty or repeat a step count")
+        raise InputError(
+            f"timesteps {[list(timesteps) for timesteps in lists]} are empty or repeat a step "
+            "count; give one list for each count"
+        )
     return _laid_out([plan.client_transitions_at(timesteps) for timesteps in lists])
 
 
@@ -324,7 +329,9 @@ def _require_plain_files(path: Path) -> None:
 def _read_files(path: Path, stated: Any, engines: Any) -> dict[Path, bytes]:
     """Each file once; its digest is of the very bytes that are kept."""
     if not isinstance(engines, dict) or not all(ENGINE_NAME.fullmatch(name) for name in engines):
-        raise ArtefactError(f"{path / MANIFEST} names engines {engines!r}; valid: files *.engine; export again")
+        raise ArtefactError(
+            f"{path / MANIFEST} names engines {engines!r}; valid: files *.engine; export the head again"
+        )
     if not isinstance(stated, dict) or set(stated) != {MODEL, GOLDEN, *engines}:
         also = f" and its engines {sorted(engines)}" if engines else ""
         raise ArtefactError(

@@ -14,7 +14,7 @@ def describe_bundle(bundle: HeadBundle) -> list[str]:
     return [
         f"head      {bundle.path}: {network.preset}, {network.parameters:,} parameters{condition}",
         f"work      {network.flops_per_step / 1e6:,.0f} MFLOP per step and image of {shape}",
-        f"steps     {counts} from noise level {bundle.plan.handover_level} by {bundle.sampler.text}",
+        f"steps     {counts} from level {bundle.plan.handover_level} by {bundle.sampler.text}",
         *([] if bundle.fitted is None else describe_fit(bundle.fitted.report)),
         *([] if bundle.distilled is None else [f"distilled {bundle.distilled.text}"]),
         f"graph     {bundle.precision}, opset {bundle.opset}, {len(bundle.model) / 1e6:.1f} MB",

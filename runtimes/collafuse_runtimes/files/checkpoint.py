@@ -139,7 +139,7 @@ def read_checkpoint(path: Path, role: str | None = None) -> Checkpoint:
     refuse_foreign(path, role)
     if not path.is_dir():
         raise ArtefactError(
-            f"no checkpoint at {path}: valid is a folder written by train-server, train-client or import"
+            f"no checkpoint at {path}: valid is a folder written by train-server, train-client, distill or import"
         )
     old = not (path / DESCRIPTION).exists() and not (path / WEIGHTS).exists()
     version, description, weights = (1, "config.json", "ema.safetensors") if old else (VERSION, DESCRIPTION, WEIGHTS)
@@ -202,7 +202,7 @@ def require_trained_for(checkpoint: Checkpoint, plan: SplitPlan, plan_name: str)
     if checkpoint.role == "server" and plan.cut < trained.cut:
         raise PlanMismatch(
             f"{asked} down to {plan.cut}, but {checkpoint.path} was trained for {trained.cut} and above; "
-            f"valid: cut_ratio >= {trained.cut_ratio}"
+            f"valid: cut_ratio at least {trained.cut_ratio}"
         )
     if checkpoint.role == "client" and plan.cut > trained.cut:
         raise PlanMismatch(

@@ -1,4 +1,4 @@
-"""The test vectors of a head bundle, golden.safetensors: an input and the trajectories expected from it."""
+"""The golden vectors of a head bundle, golden.safetensors: an input and the trajectories expected from it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ FORMAT = "collafuse-golden"
 
 @dataclass(frozen=True)
 class Golden:
-    """Test vectors of a bundle.
+    """Golden vectors of a bundle.
 
     Attributes:
         x_tc: (B, C, H, W) float32 at the hand-over level.
@@ -43,7 +43,7 @@ def write_golden(path: Path, golden: Golden) -> None:
 
 
 def read_golden(bundle: HeadBundle) -> Golden:
-    """The bundle's test vectors.
+    """The bundle's golden vectors.
 
     Raises:
         ArtefactError: damaged, or not of this bundle's shape and step counts.

@@ -23,9 +23,9 @@ class Handover:
     """A batch of hand-over tensors.
 
     Attributes:
-        x_tc: (N, C, H, W) float32 at noise level ``plan.handover_level``.
+        x_tc: (N, C, H, W) float32 at level ``plan.handover_level``.
         plan: the split plan.
-        seed: of all noise, the server's and the client's; 0..2^64-1.
+        seed: of all noise, the server's and the device's; 0..2^64-1.
         first_index: sample index of row 0; row i has index first_index + i.
         sampler: the server's sampler as JSON fields.
         timesteps: the absolute timesteps the server ran, descending.
@@ -52,7 +52,7 @@ def write_handover(path: Path, handover: Handover, dtype: str = "float32") -> No
         ArtefactError: the file cannot be written.
     """
     if dtype not in DTYPES:
-        raise InputError(f"hand-over dtype {dtype!r} is unknown; valid: {', '.join(DTYPES)}")
+        raise InputError(f"unknown dtype {dtype!r}; valid: {', '.join(DTYPES)}")
     with np.errstate(over="ignore"):
         x_tc = handover.x_tc.astype(dtype)
     check_images("x_tc", x_tc, handover.plan.image_shape)
@@ -94,12 +94,14 @@ def read_handover(path: Path) -> Handover:
         _check_derived(handover, payload)
     except (KeyError, TypeError) as error:
         raise ArtefactError(
-            f"{path} lacks or mistypes a field ({error}); make it again with `collafuse-edge handoff`"
+            f"{path} lacks or garbles a field ({error}); make it again with `collafuse-edge handoff`"
         ) from None
     except CollafuseError as error:
         raise ArtefactError(f"{path}: {error}") from None
     if tensors:
-        raise ArtefactError(f"{path} holds other tensors ({len(tensors)}) beside x_tc; make it again")
+        raise ArtefactError(
+            f"{path} holds {len(tensors)} other tensors beside x_tc; make it again with `collafuse-edge handoff`"
+        )
     return handover
 
 
@@ -135,4 +137,6 @@ def _check_derived(handover: Handover, payload: dict[str, Any]) -> None:
     for key, value in _derived_fields(handover).items():
         if payload[key] != value:
             found = reprlib.repr(payload[key])
-            raise InputError(f"{key} is {found} but its plan and tensor give {value!r}; make it again")
+            raise InputError(
+                f"{key} is {found} but its plan and tensor give {value!r}; make it again with `collafuse-edge handoff`"
+            )

@@ -98,7 +98,7 @@ def read_record(array: Path) -> ImageRecord | None:
             _fields(payload["head"], "name", "weights_sha256", "precision", "sampler", "steps", "engine"),
         )
     except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} lacks or mistypes a field ({error}); run `infer` again") from None
+        raise ArtefactError(f"{path} lacks or garbles a field ({error}); run `infer` again") from None
     except CollafuseError as error:
         raise ArtefactError(f"{path}: {error}") from None
     return record

@@ -150,7 +150,9 @@ def _require_inside(name: str, tensor: memoryview, budget: _Budget) -> None:
 
 
 def _refused(name: str, what: str) -> ArtefactError:
-    return ArtefactError(f"{name} has {what}; valid is a graph as `collafuse-edge export` writes it: export again")
+    return ArtefactError(
+        f"{name} has {what}; valid is a graph as `collafuse-edge export` writes it: export the head again"
+    )
 
 
 def _fields(message: memoryview, budget: _Budget) -> Iterator[Field]:

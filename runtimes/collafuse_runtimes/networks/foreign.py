@@ -64,7 +64,7 @@ def require_no_monai(path: Path) -> None:
     if bundle or "monai" in str(config.get("_target_", "")) or "spatial_dims" in config:
         raise ArtefactError(
             f"{path} is a network of MONAI, which is not taken: its weights are a pickle, and no file of it says which "
-            "noise levels it was trained on; valid: a UNet2DModel of diffusers, or a head trained here on those images"
+            "schedule it was trained on; valid: a UNet2DModel of diffusers, or a head trained here on those images"
         )
 
 

@@ -93,7 +93,9 @@ def test_a_jetson_starts_and_then_supports_nothing(library: Path, tmp_path: Path
 @with_stand_in
 @pytest.mark.parametrize("gpu", [-1, 1, 7])
 def test_a_gpu_that_is_not_there(library: Path, tmp_path: Path, gpu: int) -> None:
-    assert probe(library, tmp_path, gpu=gpu)["reason"] == f"no GPU {gpu}: NVML sees 1; valid: indices below that"
+    assert probe(library, tmp_path, gpu=gpu)["reason"] == (
+        f"GPU {gpu} does not exist: NVML counts 1; must be at least 0 and below that; see `nvidia-smi`"
+    )
 
 
 @with_stand_in

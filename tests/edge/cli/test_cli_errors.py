@@ -19,6 +19,8 @@ COMMANDS = ("init", "upload", "train-client", "train-server", "handoff", "export
         (("init",), "Missing option '--size'"),
         (("init", "--size"), "--size"),
         (("init", "--size", "8", "--colour", "red"), "No such option: --colour"),
+        (("verify", "a.head", "--device", "0"), "No such option: --device"),
+        (("export", "a.head", "--engine", "tensorrt", "--device", "0"), "No such option: --device"),
         (("init", "--size", "8", "--timesteps", "many"), "Invalid value for '--timesteps'"),
         (("init", "--size", "8", "more"), "unexpected extra argument"),
         (("train-server", "--out", "s"), "Missing argument"),

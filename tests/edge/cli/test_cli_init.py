@@ -28,7 +28,7 @@ def test_the_lines_say_who_does_what_at_which_noise(tmp_path: Path) -> None:
     noise = ((1 - alpha_bar_n) / alpha_bar_n) ** 0.5
     assert done("init", "--size", 32, "--out", tmp_path / "p").splitlines() == [
         "server    80 steps, timesteps 99..20, predicts v",
-        "client    20 steps, timesteps 19..0, predicts epsilon",
+        "device    20 steps, timesteps 19..0, predicts epsilon",
         f"hand-over level 19: alpha_bar {alpha_bar_n:.4f}, "
         f"noise of standard deviation {noise:.3f} beside an image in [-1, 1]",
         "start     noise of level 99, alpha_bar 2.4e-07",
@@ -58,13 +58,13 @@ def test_who_starts_from_noise_alone_predicts_v(cut_ratio: float, heads: str, tm
     [
         (
             0,
-            ["server    100 steps, timesteps 99..0", "client    0 steps, nothing (c = 0)", "hand-over level -1"],
+            ["server    100 steps, timesteps 99..0", "device    0 steps, nothing (c = 0)", "hand-over level -1"],
         ),
         (
             1,
             [
                 "server    0 steps, nothing (c = 1)",
-                "client    100 steps, timesteps 99..0",
+                "device    100 steps, timesteps 99..0",
                 "hand-over level 99",
             ],
         ),

@@ -90,7 +90,7 @@ def test_a_report_with_a_lone_surrogate_in_it_is_shown_or_refused(tmp_path: Path
     (tmp_path / "old" / "report.json").write_bytes(canonical(sealed))
     assert read_report(tmp_path / "old")["kind"] == "\\ud800"
     line = refusal("bench", "report", tmp_path / "old", "--out", tmp_path / "new")
-    assert "report of kind '\\\\ud800' is unknown" in line
+    assert "unknown kind of report '\\\\ud800'" in line
 
 
 @pytest.mark.parametrize(

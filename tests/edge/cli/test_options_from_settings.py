@@ -28,8 +28,8 @@ TAKEN = [
     ("distill", TrainSettings, DISTILL),
     *((command, EngineOptions, ENGINE) for command in ("verify", "infer")),
     *((f"bench {what}", EngineOptions, ENGINE) for what in ("latency", "energy")),
-    ("bench split", EngineOptions, ["threads", "device", "cache"]),
-    ("export", EngineOptions, ["device", "cache"]),
+    ("bench split", EngineOptions, ["threads", "gpu", "cache"]),
+    ("export", EngineOptions, ["gpu", "cache"]),
     ("bench energy", EnergySettings, ["trials", "window_s", "idle_s"]),
 ]
 

@@ -190,3 +190,15 @@ def test_an_encrypted_npz_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(InputError, match="encrypted"):
         load_images(str(tmp_path / "a.npz"), (1, 6, 6))
+
+
+def test_a_volume_beyond_half_of_the_memory_says_so_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collafuse_edge.data.formats.bounded._memory_left", lambda: 2_000_000_000)
+    path = gzip_of_zeros(tmp_path / "a.nii.gz", nifti_head((512, 512, 400)), 0)
+    monkeypatch.setattr("collafuse_edge.data.formats.nifti_slices.require_room", lambda *sizes: None)
+    with pytest.raises(
+        InputError, match=r"a\.nii\.gz needs 1\.3 GB, more than half of the 2\.0 GB of memory left; free"
+    ):
+        load_images(str(path), (1, 8, 8))

@@ -81,7 +81,7 @@ def test_frames_of_one_file_are_slices(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no picture": ({"Rows": None, "Columns": None}, "has no picture"),
+    "no picture": ({"Rows": None, "Columns": None}, "a.dcm has no picture (no Rows and Columns, as in a report or"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation 'PALETTE COLOR'"),
     "too few pixels": ({"Rows": 400}, "cannot read the pixels"),
     "enormous": ({"Rows": 65535, "Columns": 65535}, "valid: at most"),
@@ -113,6 +113,22 @@ def test_pixels_that_cannot_be_decoded_are_one_line(syntax: str, said: str, tmp_
     dataset.save_as(path, implicit_vr=False, little_endian=True)
     with pytest.raises(InputError, match=said):
         read(path)
+
+
+def test_a_picture_without_pixels_is_told_as_such(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(InputError, match=r"a\.dcm says how large its picture is and holds none; fetch it again$"):
+        read(path)
+
+
+def test_a_folder_of_reports_alone_says_how_many_were_looked_at(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}.dcm", Rows=None, Columns=None)
+    with pytest.raises(InputError, match=r"^all 2 DICOM files, first .*a\.dcm, have no picture \(no Rows and Columns"):
+        read(tmp_path)
 
 
 def test_a_name_alone_makes_no_dicom(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_selection_out_of_range_or_of_another_kind(tmp_path: Path) -> None:
     for wrong in ((5, 5), (6, 2), (-1, 3)):
         with pytest.raises(InputError, match=f"slices {wrong[0]}:{wrong[1]} select nothing"):
             Selection(slices=wrong)
-    with pytest.raises(InputError, match="limit 0 selects nothing; valid: 1 or more"):
+    with pytest.raises(InputError, match="limit 0 out of range: must be at least 1"):
         Selection(limit=0)
     assert "slices 1:2 does not fit" in refusal(npz(tmp_path, images=IMAGES), Selection(slices=(1, 2)))
     assert "split 'train' does not fit" in refusal("phantom:0:4", Selection(split="train"))
@@ -255,6 +255,6 @@ def test_bad_phantom_spec(numbers: str) -> None:
 
 
 def test_phantom_numbers_out_of_range() -> None:
-    assert "phantom count 0 is out of range; valid: 1 to" in refusal("phantom:0:0")
-    assert "phantom seed 18446744073709551616 is out of range" in refusal(f"phantom:0:4:{2**64}")
-    assert "phantom count 1000000000000 is out of range" in refusal("phantom:0:1000000000000")
+    assert "phantom count 0 out of range: must be 1 to" in refusal("phantom:0:0")
+    assert "phantom seed 18446744073709551616 out of range" in refusal(f"phantom:0:4:{2**64}")
+    assert "phantom count 1000000000000 out of range" in refusal("phantom:0:1000000000000")

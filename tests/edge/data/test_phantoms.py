@@ -140,5 +140,5 @@ def test_phantoms_are_a_source_like_any_other() -> None:
     ("population", "count", "seed", "found"), [(-1, 1, 0, "population -1"), (0, 0, 0, "count 0"), (0, 1, -2, "seed -2")]
 )
 def test_numbers_out_of_range(population: int, count: int, seed: int, found: str) -> None:
-    with pytest.raises(InputError, match=f"phantom {found} is out of range; valid"):
+    with pytest.raises(InputError, match=f"phantom {found} out of range: must be"):
         phantoms(population, count, seed, SHAPE)

@@ -48,11 +48,11 @@ def test_steps_out_of_range(folder: Path, steps: int) -> None:
 
 def test_steps_where_the_server_has_none(folder: Path) -> None:
     line = handoff(folder, "--steps", 1, plan="local", server=None)
-    assert "server steps 1 out of range: this plan allows 0 (this plan leaves no step to the server)" in line
+    assert "server steps 1 out of range: this plan allows 0 (it leaves the server no step)" in line
 
 
 def test_a_missing_server(folder: Path) -> None:
-    assert "cut_ratio 0.5 gives the server 10 steps: name its checkpoint" in handoff(folder, server=None)
+    assert "cut_ratio 0.5 gives the server 10 steps; name its checkpoint with --server" in handoff(folder, server=None)
     assert "no checkpoint at" in handoff(folder, server="nothing")
 
 
@@ -68,7 +68,7 @@ def test_a_server_of_another_plan(folder: Path, plan: str, field: str) -> None:
 def test_a_cut_below_what_the_server_was_trained_for(folder: Path) -> None:
     line = handoff(folder, plan="low")
     assert "cut_ratio 0.4 asks for timesteps down to 8" in line
-    assert "was trained for 10 and above; valid: cut_ratio >= 0.5" in line
+    assert "was trained for 10 and above; valid: cut_ratio at least 0.5" in line
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cuda:x"])
@@ -82,7 +82,7 @@ def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
         (("--seed", -1), "seed -1 out of range"),
         (("--seed", 2**64), "seed 18446744073709551616 out of range"),
         (("--first-index", -1), "sample index -1 out of range"),
-        (("--batch-size", 0), "batch size 0: must be at least 1"),
+        (("--batch-size", 0), "batch size 0 out of range: must be at least 1"),
         (("--sampler", "euler"), "unknown sampler 'euler'; valid: ddim, ddpm, dpm++2m"),
         (("--eta", 2), "eta 2.0 out of range"),
         (("--dtype", "int8"), "unknown dtype 'int8'; valid: float32, float16"),
@@ -94,7 +94,10 @@ def test_options_out_of_range(folder: Path, options: tuple[object, ...], message
 
 @pytest.mark.parametrize(
     ("count", "message"),
-    [(0, "count 0, batch size 32: must be at least 1"), (10**15, "do not fit into memory; use fewer")],
+    [
+        (0, "count 0, batch size 32 out of range: must be at least 1"),
+        (10**15, "do not fit into memory; give a smaller --count"),
+    ],
 )
 def test_counts_out_of_range(folder: Path, count: int, message: str) -> None:
     assert message in handoff(folder, count=count)

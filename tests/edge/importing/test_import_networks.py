@@ -58,7 +58,7 @@ def test_the_whole_way_from_a_pipeline_to_images(tmp_path: Path, plan: Path) -> 
     both = ("import", tmp_path / "theirs", "--plan", plan)
     done(*both, "--role", "server", "--out", tmp_path / "server")
     out = done(*both, "--role", "client", "--out", tmp_path / "head")
-    assert "scheduler DDPMScheduler: 50 timesteps, cosine; noise levels within" in out
+    assert "scheduler DDPMScheduler: 50 timesteps, cosine; coefficients of x_t within" in out
     assert f"wrote     {tmp_path / 'head'}: a client checkpoint for timesteps 24..0" in out
     handover = tmp_path / "x.tc.safetensors"
     done("handoff", "--plan", plan, "--server", tmp_path / "server", "--count", 2, "--steps", 5, "--out", handover)
@@ -81,7 +81,7 @@ def test_json_names_what_was_imported(tmp_path: Path, plan: Path) -> None:
 
 
 def test_our_steps_are_the_schedulers_own(tmp_path: Path) -> None:
-    """DDIM by diffusers over the client's part, from the same tensor: the imported network at the same noise levels."""
+    """DDIM by diffusers over the client's part, from the same tensor: the imported network at the same levels."""
     import_network(pipeline(tmp_path / "theirs"), tmp_path / "ours", "client", PLAN)
     network, original = load_network(read_checkpoint(tmp_path / "ours")), unet()
     scheduler = DDIMScheduler(**COSINE, timestep_spacing="leading")

@@ -164,9 +164,8 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
     assert "is a LDMPipeline with vqvae: its network works on latents" in refused(latent)
     alone = tmp_path / "alone"
     unet().save_pretrained(alone)
-    assert (
-        "holds no scheduler_config.json, where noise levels and prediction stand; name it with --scheduler"
-        in refused(alone)
+    assert "holds no scheduler_config.json, where schedule and prediction stand; name it with --scheduler" in refused(
+        alone
     )
     DDPMScheduler(**COSINE).save_pretrained(alone)
     assert "unknown role 'teacher'; valid: server or client" in refused(alone, role="teacher")

@@ -215,8 +215,8 @@ def test_the_command_line_from_hand_over_tensors_to_images(teacher: Checkpoint, 
     ("options", "message"),
     [
         (("--steps", 3), "3 steps cannot be distilled; valid: 1, 2 or 4, fewer than the plan's 20"),
-        (("--train-steps", 1), "1 training step; valid for a head of 2 steps: at least 2"),
-        (("--teacher-steps", 1), "a teacher of 1 steps; valid: 3 to 20"),
+        (("--train-steps", 1), "training steps 1 out of range: must be at least 2 for a head of 2 steps"),
+        (("--teacher-steps", 1), "teacher steps 1 out of range: must be 3 to 20"),
         (("--data", "phantom:0:10"), "10 tensors are too few to distil and to judge; valid: at least 20"),
     ],
 )

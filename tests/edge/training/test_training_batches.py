@@ -90,7 +90,7 @@ def test_labels_reach_conditional_heads_alone() -> None:
 
 
 def test_no_head_where_the_client_has_no_step() -> None:
-    with pytest.raises(InputError, match=r"cut_ratio 0\.0 leaves no step to the client"):
+    with pytest.raises(InputError, match=r"cut_ratio 0\.0 leaves the device no step, so there is no head"):
         ClientTask(PLAN.with_cut_ratio(0), IMAGES)
 
 

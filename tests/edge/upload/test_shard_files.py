@@ -96,7 +96,7 @@ def with_nan() -> Any:
         ({}, {"plan": None}, "a plan needs the fields"),
         ({}, {"plan": {**PLAN.to_dict(), "timesteps": 50}}, "the fingerprint is not that of the plan beside it"),
         ({}, {"fingerprint": None}, "the fingerprint is not that of the plan beside it"),
-        ({}, {"protocol": "secret"}, "protocol 'secret' is unknown; valid: upload, paper"),
+        ({}, {"protocol": "secret"}, "unknown protocol 'secret'; valid: upload, paper"),
         ({}, {"protocol": None}, "lacks 'protocol'"),
         ({}, {"protocol": "paper"}, r"paper shards hold x_t, epsilon, t alone; found \['x_n'\]"),
         ({}, {"count": 6}, "count is 6 but its plan and tensors give 5"),

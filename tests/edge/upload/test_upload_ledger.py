@@ -167,7 +167,7 @@ def test_a_damaged_or_edited_ledger_is_refused(site: Site) -> None:
     whole = path.read_bytes()
     for position in range(5, len(whole) - 5, 97):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(ArtefactError, match=r"it is the record of what was uploaded|sha256"):
+        with pytest.raises(ArtefactError, match=r"it is the ledger of what was uploaded|sha256"):
             site.upload(IMAGES)
     for length in (0, 1, len(whole) // 2):
         path.write_bytes(whole[:length])

@@ -28,8 +28,8 @@ def plan_file(tmp_path: Path) -> Path:
     [
         (0, "hands over at the clean level: an upload would be the images themselves; choose a larger cut_ratio"),
         (0.004, "hands over at the clean level"),
-        (1, "leaves no step to the server: nothing to upload; choose a smaller one"),
-        (0.996, "leaves no step to the server"),
+        (1, "leaves the server no step, so there is nothing to upload; choose a smaller one"),
+        (0.996, "leaves the server no step"),
     ],
 )
 def test_cuts_that_leave_nothing_to_upload(tmp_path: Path, cut_ratio: float, reason: str) -> None:
@@ -52,7 +52,7 @@ def test_unknown_words_and_numbers_out_of_range(tmp_path: Path, plan_file: Path)
     assert "draws 0 out of range: must be at least 1" in refusal(*upload, "--protocol", "paper", "--draws", 0)
     assert "seed -1 out of range" in refusal(*upload, "--protocol", "paper", "--seed", -1)
     assert "cannot write" in refusal(*upload[:-1], tmp_path / "nowhere" / "shard")
-    with pytest.raises(InputError, match=r"cut_ratio 1\.0 leaves no step"):
+    with pytest.raises(InputError, match=r"cut_ratio 1\.0 leaves the server no step"):
         make_paper_shard(IMAGES, SplitPlan(SHAPE, cut_ratio=1), 1, 0)
 
 

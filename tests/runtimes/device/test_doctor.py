@@ -40,7 +40,7 @@ def test_every_engine_but_the_fake_has_a_row() -> None:
     assert "CPUExecutionProvider" in (report.providers or ())
     for row in report.engines:
         assert row.works == (row.reason is None), row
-        assert row.device == ("gpu" if "device" in ENGINES[row.engine].options else "cpu")
+        assert row.device == ("gpu" if "gpu" in ENGINES[row.engine].options else "cpu")
 
 
 def test_an_engine_added_later_appears_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

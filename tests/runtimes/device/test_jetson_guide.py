@@ -40,7 +40,7 @@ def test_a_command_can_be_parsed(command: str, tmp_path: Path, monkeypatch: pyte
 def test_options_an_engine_is_shown_with_are_its_own() -> None:
     for command in SHOWN:
         for engine in set(re.findall(r"--engine (\S+)", command)):
-            for option in ("threads", "spinning", "checkpoint", "device", "cache"):
+            for option in ("threads", "spinning", "checkpoint", "gpu", "cache"):
                 if f"--{option} " in command:
                     assert option in ENGINES[engine].options, command
 

@@ -92,7 +92,7 @@ def test_timesteps_may_be_named_one_by_one() -> None:
 
 @pytest.mark.parametrize("timesteps", [[18, 9, 0], [19, 9, 9], [19, 20], [19, -1], [19, 4.0], []])
 def test_timesteps_that_do_not_fit_are_refused(timesteps: list[int]) -> None:
-    with pytest.raises(InputError, match=r"client timesteps \[.*\] do not fit the plan; valid: integers that fall"):
+    with pytest.raises(InputError, match=r"device timesteps \[.*\] do not fit the plan; valid: integers that fall"):
         PLAN.client_transitions_at(timesteps)
 
 

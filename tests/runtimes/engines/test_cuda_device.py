@@ -10,13 +10,13 @@ from fake_cuda import MEMORY, Error, FakeCuda
 
 from collafuse_runtimes.engines import cuda_device
 from collafuse_runtimes.engines.cuda_device import (
-    DeviceInfo,
+    GpuInfo,
     checked,
-    device_count,
-    device_info,
-    open_device,
+    gpu_count,
+    gpu_info,
+    open_gpu,
     reason_unusable,
-    select_device,
+    select_gpu,
 )
 from collafuse_runtimes.errors import EngineUnavailable, NoGpu
 
@@ -64,7 +64,7 @@ def test_an_answer_is_its_value_or_nothing() -> None:
 
 def test_copies_there_and_back_wait_for_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeCuda().install(monkeypatch)
-    device = open_device(0)
+    device = open_gpu(0)
     there, back = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
     address = device.malloc(there.nbytes)
     device.upload(address, there)
@@ -77,7 +77,7 @@ def test_copies_there_and_back_wait_for_the_stream(monkeypatch: pytest.MonkeyPat
 
 def test_closing_releases_newest_first_and_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda().install(monkeypatch)
-    device = open_device(0)
+    device = open_gpu(0)
     first, second = device.malloc(16), device.malloc(16)
     device.event()
     device.free(first)
@@ -93,7 +93,7 @@ def test_closing_releases_newest_first_and_goes_on_after_a_failure(monkeypatch: 
 
 def test_a_failed_capture_leaves_capture_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda().install(monkeypatch)
-    device = open_device(0)
+    device = open_gpu(0)
     with pytest.raises(ZeroDivisionError), device.capture():
         assert fake.recording == []
         raise ZeroDivisionError
@@ -115,13 +115,13 @@ def test_a_function_that_raises_for_want_of_a_driver_is_one_line(monkeypatch: py
         "check the NVIDIA driver with nvidia-smi, or use engine ort-cpu"
     )
     with pytest.raises(EngineUnavailable, match="Failed to dlopen"):
-        open_device(0)
+        open_gpu(0)
 
 
 def test_without_cuda_bindings_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_device, "RUNTIME", "no_such_module.runtime")
     with pytest.raises(EngineUnavailable, match=r"cuda-bindings does not load .*; pip install 'collafuse-edge\[tensor"):
-        open_device(0)
+        open_gpu(0)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_without_cuda_bindings_the_error_says_what_to_install(monkeypatch: pytes
     [
         (FakeCuda(), Error.cudaErrorNoDevice, "CUDA: no usable GPU: cudaErrorNoDevice (fake); check the NVIDIA driver"),
         (FakeCuda(driver=0), Error.cudaErrorInsufficientDriver, "CUDA: no usable GPU: cudaErrorInsufficientDriver"),
-        (FakeCuda(devices=0), None, "no usable GPU: CUDA counts 0 devices"),
+        (FakeCuda(devices=0), None, "no usable GPU: CUDA counts 0 GPUs"),
     ],
 )
 def test_no_driver_and_no_device_are_no_gpu(
@@ -138,7 +138,7 @@ def test_no_driver_and_no_device_are_no_gpu(
     cuda.install(monkeypatch)
     cuda.failing |= {} if code is None else {"cudaGetDeviceCount": code}
     with pytest.raises(NoGpu) as error:
-        device_count()
+        gpu_count()
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
@@ -147,7 +147,7 @@ def test_a_driver_that_fails_is_not_taken_for_none(monkeypatch: pytest.MonkeyPat
     for code in (Error.cudaErrorInsufficientDriver, Error.cudaErrorSystemDriverMismatch):
         cuda.failing["cudaGetDeviceCount"] = code
         with pytest.raises(EngineUnavailable, match=f"no usable GPU: {code.name}") as error:
-            device_count()
+            gpu_count()
         assert not isinstance(error.value, NoGpu)
 
 
@@ -171,7 +171,7 @@ def test_what_cuda_bindings_raises_is_one_line(
 ) -> None:
     Raising(words).install(monkeypatch)
     with pytest.raises(EngineUnavailable) as error:
-        device_count()
+        gpu_count()
     assert type(error.value) is kind
     assert str(error.value).startswith(f"CUDA: no usable GPU: {words}; check the NVIDIA driver with nvidia-smi")
 
@@ -182,10 +182,10 @@ def test_missing_cuda_bindings_are_no_gpu_broken_ones_an_error(monkeypatch: pyte
 
     monkeypatch.setattr(cuda_device, "RUNTIME", "no_such_module.runtime")
     with pytest.raises(NoGpu, match="cuda-bindings does not load"):
-        device_count()
+        gpu_count()
     monkeypatch.setattr(cuda_device.importlib, "import_module", broken)
     with pytest.raises(EngineUnavailable, match="invalid ELF header") as error:
-        device_count()
+        gpu_count()
     assert not isinstance(error.value, NoGpu)
 
 
@@ -205,18 +205,18 @@ def test_without_a_driver_every_answer_is_the_first_one(monkeypatch: pytest.Monk
     said = []
     for _ in range(3):
         with pytest.raises(NoGpu) as error:
-            device_count()
+            gpu_count()
         said.append(str(error.value))
     assert len(set(said)) == 1 and "Failed to dlopen libcuda.so.1; check the NVIDIA driver" in said[0]
     assert fake.asked == 1
     with pytest.raises(NoGpu, match="Failed to dlopen"):
-        select_device(0)
+        select_gpu(0)
     FakeCuda().install(monkeypatch)  # another binding is asked anew
-    assert device_count() == 1
+    assert gpu_count() == 1
 
 
 def test_what_a_gpu_says_about_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda(runtime=12080, driver=12060).install(monkeypatch)
-    assert device_info(0) == DeviceInfo("Orin (fake)", "8.7", MEMORY, False, "12.8", "12.6")
+    assert gpu_info(0) == GpuInfo("Orin (fake)", "8.7", MEMORY, False, "12.8", "12.6")
     fake.integrated = True
-    assert device_info(0).integrated
+    assert gpu_info(0).integrated

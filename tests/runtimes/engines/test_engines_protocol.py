@@ -127,7 +127,7 @@ def test_openvino_refuses_a_graph_it_cannot_read_and_one_of_another_head() -> No
     broken, other = replace(default_head(), path=folder), replace(head(sampler=DDPM), sampler=Sampler())
     with pytest.raises(ArtefactError, match="OpenVINO refuses"), open_engine(broken, "openvino"):
         pass
-    with pytest.raises(ArtefactError, match=r"noise.*export again"), open_engine(other, "openvino"):
+    with pytest.raises(ArtefactError, match=r"noise.*export the head again"), open_engine(other, "openvino"):
         pass
 
 
@@ -194,7 +194,7 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("torch", {}, "engine torch needs the head's checkpoint"),
         ("ort-cpu", {"checkpoint": Path("x")}, r"ort-cpu takes no option checkpoint; .* \(valid: threads, spinning\)"),
-        ("torch", {"device": 0}, r"engine torch takes no option device; leave it out \(valid: threads, checkpoint\)"),
+        ("torch", {"gpu": 0}, r"engine torch takes no option gpu; leave it out \(valid: threads, checkpoint\)"),
         ("fake", {"threads": 0}, "threads 0 out of range"),
     ],
 )
@@ -319,5 +319,5 @@ def test_stochastic_heads_follow_the_seed() -> None:
 
 def test_a_graph_with_other_inputs_than_the_bundle_states_is_refused() -> None:
     bundle = replace(head(sampler=DDPM), sampler=Sampler())
-    with pytest.raises(ArtefactError, match=r"noise.*export again"), open_engine(bundle):
+    with pytest.raises(ArtefactError, match=r"noise.*export the head again"), open_engine(bundle):
         pass

@@ -223,7 +223,7 @@ def test_a_damaged_graph_is_the_files_fault() -> None:
     folder = workspace() / "no-graph"
     folder.mkdir(exist_ok=True)
     (folder / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ArtefactError, match=r"ONNX Runtime refuses .*export again"):
+    with pytest.raises(ArtefactError, match=r"ONNX Runtime refuses .*export the head again"):
         open_session(replace(default_head(), path=folder), "AzureExecutionProvider", new_session_options({}))
 
 
@@ -231,7 +231,7 @@ def test_both_engines_refuse_the_cpu_and_lower_nothing_by_themselves(tmp_path: P
     half = head(precision="fp16")
     for engine_class in (OrtCudaEngine, OrtTensorrtEngine):
         assert engine_class.config == {"session.disable_cpu_ep_fallback": "1"}
-    cuda = OrtCudaEngine(default_head(), EngineOptions(device=1))._provider_options(4)
+    cuda = OrtCudaEngine(default_head(), EngineOptions(gpu=1))._provider_options(4)
     assert cuda == {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"}
     flags = {
         (bundle.precision, name): OrtTensorrtEngine(bundle, EngineOptions(cache=tmp_path))._provider_options(1)[name]
@@ -288,7 +288,7 @@ def test_engine_cache_is_where_it_was_asked_for(
 
 @pytest.mark.parametrize(
     ("name", "options", "valid"),
-    [("ort-cuda", {"cache": Path("x")}, "device"), ("ort-tensorrt", {"threads": 1}, "device, cache")],
+    [("ort-cuda", {"cache": Path("x")}, "gpu"), ("ort-tensorrt", {"threads": 1}, "gpu, cache")],
 )
 def test_options_of_other_engines_are_refused(
     name: str, options: dict[str, Any], valid: str, monkeypatch: pytest.MonkeyPatch

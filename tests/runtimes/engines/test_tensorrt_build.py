@@ -146,7 +146,7 @@ def test_parser_errors_are_one_line_with_node_and_reason(release: str) -> None:
     trt.failing = "parse"
     with pytest.raises(ArtefactError) as error:
         build(trt)
-    assert "refuses m.onnx: node 'conv_7', operator Conv: no such operator; export again" in str(error.value)
+    assert "refuses m.onnx: node 'conv_7', operator Conv: no such operator; export the head again" in str(error.value)
 
 
 @releases
@@ -161,7 +161,9 @@ def test_a_graph_with_other_tensors_than_stated_is_refused() -> None:
     trt = fake("10.3.0", default_head())
     inputs = (TensorInfo("sample", "float16", ("batch", 1, 16, 16)), TensorInfo("step", "int32", (1,)))
     data = trt.bundle.model_path.read_bytes()
-    with pytest.raises(ArtefactError, match=r"m.onnx takes and gives .*'float32'.*, not .*'float16'.*; export again"):
+    with pytest.raises(
+        ArtefactError, match=r"m.onnx takes and gives .*'float32'.*, not .*'float16'.*; export the head"
+    ):
         build_serialised(trt, data, "m.onnx", inputs, trt.bundle.outputs, BatchProfile(1, 2))
     assert trt.builds == 0
 
@@ -210,7 +212,7 @@ def test_a_silent_build_still_shows_its_time_in_the_callers_thread(
             slow.go_on.set()
 
     here = threading.get_ident()
-    built = build(trt, on_progress=on_progress, heartbeat_s=0.05, select_device=slow.select)
+    built = build(trt, on_progress=on_progress, heartbeat_s=0.05, select_gpu=slow.select)
     assert built.data == b"engine"
     assert len(seen) >= 4
     assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)
@@ -250,5 +252,5 @@ def test_only_rtx_builds_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, 
     FakeTensorrt(default_head(), cuda, "1.7.1", rtx=True).install(monkeypatch)
     assert build_engine(default_head(), "tensorrt-rtx", options).key["gpu"] == "none"
     FakeTensorrt(default_head(), cuda).install(monkeypatch)
-    with pytest.raises(NoGpu, match="CUDA counts 0 devices"):
+    with pytest.raises(NoGpu, match="CUDA counts 0 GPUs"):
         build_engine(default_head(), "tensorrt", options)

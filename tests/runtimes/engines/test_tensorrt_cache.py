@@ -156,8 +156,8 @@ def test_opening_takes_the_engine_of_the_largest_batch_there_is(machine: Machine
 
 @pytest.mark.parametrize(("opt_batch", "max_batch"), [(0, 8), (9, 8), (1, 1025), (1, 1)])
 def test_batches_out_of_range(machine: Machine, opt_batch: int, max_batch: int) -> None:
-    valid = "valid: 1 <= opt <= max and 2 <= max <= 1024"
-    with pytest.raises(InputError, match=f"opt_batch {opt_batch}, max_batch {max_batch}: {valid}"):
+    valid = "max_batch must be 2 to 1024, opt_batch 1 to max_batch"
+    with pytest.raises(InputError, match=f"opt_batch {opt_batch}, max_batch {max_batch} out of range: {valid}"):
         machine.build(opt_batch=opt_batch, max_batch=max_batch)
 
 
@@ -320,7 +320,7 @@ def test_a_manifest_without_the_key_engines_is_refused(machine: Machine) -> None
     manifest = read_json(machine.bundle.path / MANIFEST, FORMAT)
     assert manifest.pop("engines") == {}
     write_json(machine.bundle.path / MANIFEST, FORMAT, manifest)
-    with pytest.raises(ArtefactError, match=r"names engines None; valid: files \*.engine; export again"):
+    with pytest.raises(ArtefactError, match=r"names engines None; valid: files \*.engine; export the head again"):
         read_bundle(machine.bundle.path)
 
 
@@ -334,7 +334,7 @@ def test_only_an_own_engine_of_the_same_model_is_embedded(machine: Machine, monk
 def test_an_unwritable_cache_is_named(machine: Machine) -> None:
     machine.folder.mkdir(exist_ok=True)
     (machine.folder / "engines").write_text("a file")
-    with pytest.raises(ArtefactError, match=r"cannot create .*engines: File exists; name another cache folder"):
+    with pytest.raises(ArtefactError, match=r"cannot create .*engines: File exists; name a writable folder"):
         machine.build()
 
 

@@ -270,8 +270,8 @@ def test_without_a_gpu_the_reason_is_the_drivers(monkeypatch: pytest.MonkeyPatch
 
 def test_a_device_that_is_not_there(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     tensorrt_for(default_head(), cuda, monkeypatch)
-    with pytest.raises(InputError, match="device 1 does not exist: must be 0 to 0"):
-        open_engine(default_head(), "tensorrt", EngineOptions(device=1)).__enter__()
+    with pytest.raises(InputError, match="GPU 1 does not exist: must be 0 to 0"):
+        open_engine(default_head(), "tensorrt", EngineOptions(gpu=1)).__enter__()
 
 
 def test_an_unknown_release_is_refused(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

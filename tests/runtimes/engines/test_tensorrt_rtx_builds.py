@@ -194,5 +194,5 @@ def test_build_engine_without_a_gpu_says_it_inspected_nothing_and_hits_the_secon
     assert first.path == second.path and first.path.stat().st_size > 100_000
     third = build_engine(bundle, "tensorrt-rtx", options, max_batch=2)
     assert third.reason.endswith("differs in profile batch 1 to 4, best at 1 and 4 -> batch 1 to 2, best at 1 and 2")
-    with pytest.raises(CheckFailed, match="states fp16, its graph asks for fp32; export again"):
+    with pytest.raises(CheckFailed, match="states fp16, its graph asks for fp32; export the head again"):
         build_engine(replace(bundle, precision="fp16"), "tensorrt-rtx", options, max_batch=3)

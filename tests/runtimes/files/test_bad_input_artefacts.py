@@ -235,7 +235,7 @@ WRONG_CONTENT: list[tuple[str, Change, str]] = [
     ("a.shard.safetensors", put_nan("x_n"), "x_n holds NaN or Inf in 1 of 6 samples"),
     ("a.shard.safetensors", crop("x_n"), "x_n has shape (6, 1, 8, 7); valid: (N >= 1, 1, 8, 8)"),
     ("a.shard.safetensors", field("plan.timesteps", 12), "fingerprint is not that of the plan"),
-    ("a.shard.safetensors", field("protocol", "secret"), "protocol 'secret' is unknown; valid: upload, paper"),
+    ("a.shard.safetensors", field("protocol", "secret"), "unknown protocol 'secret'; valid: upload, paper"),
     ("x.tc.safetensors", put_nan("x_tc"), "x_tc holds NaN or Inf in 1 of 3 samples"),
     ("x.tc.safetensors", crop("x_tc"), "x_tc has shape (3, 1, 8, 7); valid: (N >= 1, 1, 8, 8)"),
     ("x.tc.safetensors", field("plan.timesteps", 12), "fingerprint is not that of the plan"),

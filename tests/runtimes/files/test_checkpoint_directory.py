@@ -114,7 +114,7 @@ def test_another_role_is_named(tmp_path: Path) -> None:
 def test_what_is_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name in ("missing", "file"):
-        assert "valid is a folder written by train-server, train-client or import" in refusal(tmp_path / name)
+        assert "valid is a folder written by train-server, train-client, distill or import" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

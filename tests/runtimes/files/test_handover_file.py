@@ -156,7 +156,7 @@ def test_no_timesteps_belong_to_a_server_without_steps(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", ""])
 def test_unknown_dtypes_are_refused(tmp_path: Path, dtype: str) -> None:
-    with pytest.raises(InputError, match=f"^hand-over dtype '{dtype}' is unknown; valid: float32, float16$"):
+    with pytest.raises(InputError, match=f"^unknown dtype '{dtype}'; valid: float32, float16$"):
         write_handover(tmp_path / "x", HANDOVER, dtype)
 
 
@@ -208,7 +208,7 @@ def test_a_well_sealed_file_with_bad_fields_is_refused(tmp_path: Path, change: d
     ("tensors", "message"),
     [
         ({}, "'x_tc'"),
-        ({"x_tc": X_TC, "x_0": X_TC}, "holds other tensors (1) beside x_tc"),
+        ({"x_tc": X_TC, "x_0": X_TC}, "holds 1 other tensors beside x_tc"),
         ({"x_tc": X_TC.astype(np.float64)}, "x_tc has dtype float64; valid: float32 or float16"),
         ({"x_tc": X_TC.astype(np.int32)}, "x_tc has dtype int32; valid: float32 or float16"),
         ({"x_tc": X_TC[0]}, "x_tc has shape (1, 4, 4); valid: (N >= 1, 1, 4, 4)"),

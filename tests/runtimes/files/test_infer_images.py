@@ -80,7 +80,7 @@ def test_other_plan_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size 0 out of range"),
+        ({"batch_size": 0}, "batch size 0 out of range"),
         ({"steps": 4}, "4 steps are not baked into"),
         ({"labels": LABELS[:2]}, "this head is not class-conditional"),
         ({"engine_name": "gpu"}, "unknown engine 'gpu'"),

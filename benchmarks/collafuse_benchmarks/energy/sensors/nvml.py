@@ -70,7 +70,7 @@ def _probe(pynvml: Any, gpu: int) -> Sensor | str:
     """Only a call tells what a GPU supports: on Jetsons NVML starts, names the GPU, and then refuses."""
     count = pynvml.nvmlDeviceGetCount()
     if not 0 <= gpu < count:
-        return f"no GPU {gpu}: NVML sees {count}; valid: indices below that"
+        return f"GPU {gpu} does not exist: NVML counts {count}; must be at least 0 and below that; see `nvidia-smi`"
     handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
     name = pynvml.nvmlDeviceGetName(handle)
     refusal = None

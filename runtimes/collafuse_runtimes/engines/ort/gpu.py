@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: the tensor stays on the device, in two buffers that take turns as input and output.
+"""ONNX Runtime on an NVIDIA GPU: the tensor stays on the GPU, in two buffers that take turns as input and output.
 
 Each batch size has a session of its own, with the batch fixed: a captured graph holds fixed shapes and addresses, and
 no node is left that computes a shape, which ONNX Runtime would put on the CPU and these engines refuse.
@@ -20,7 +20,7 @@ from collafuse_runtimes.device.machine import read_machine
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engine_options import EngineOptions
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_device, upload_rows
+from collafuse_runtimes.engines.cuda_device import ALIGNMENT, CudaDevice, StreamTimer, open_gpu, upload_rows
 from collafuse_runtimes.engines.ort.session import (
     TENSORRT,
     in_short,
@@ -67,7 +67,7 @@ class OrtGpuEngine(Engine):
         """cuda-bindings gives the stream and its clock; these engines run without it too, untimed."""
         try:
             with ExitStack() as stack:
-                self._device = open_device(self.options.device or 0)
+                self._device = open_gpu(self.options.gpu or 0)
                 stack.callback(self._device.close)
                 self._timer = StreamTimer(self._device)
                 self._rows = upload_rows(self._device, len(self.bundle.transitions))
@@ -119,7 +119,7 @@ class OrtGpuEngine(Engine):
             options = new_session_options(self.config)
             options.add_free_dimension_override_by_name("batch", size)
             session = open_session(self.bundle, self.provider, options, self._provider_options(size))
-            place = (self.device_type, self.options.device or 0)
+            place = (self.device_type, self.options.gpu or 0)
             with _one_line(f"finding room for batches of {size}"):
                 on_device = None if self._device is None else (self._device, self._rows)
                 self._batches[size] = _Batch(session, self.bundle, size, place, self.captures, on_device)
@@ -128,7 +128,7 @@ class OrtGpuEngine(Engine):
     def _provider_options(self, batch_size: int) -> dict[str, str]:
         """What the provider is told for a session of this batch size; with a clock, to run in the stream it stamps."""
         stream = {} if self._device is None else {"user_compute_stream": str(int(self._device.stream))}
-        return {"device_id": str(self.options.device or 0), **stream}
+        return {"device_id": str(self.options.gpu or 0), **stream}
 
 
 class OrtCudaEngine(OrtGpuEngine):
@@ -183,7 +183,7 @@ class OrtTensorrtEngine(OrtGpuEngine):
         }
 
     def _cache_folder(self, batch_size: int) -> Path:
-        folder = (self.options.cache or default_cache()) / engine_key(self.bundle, batch_size, self.options.device or 0)
+        folder = (self.options.cache or default_cache()) / engine_key(self.bundle, batch_size, self.options.gpu or 0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -200,11 +200,11 @@ class OrtTensorrtEngine(OrtGpuEngine):
 
 
 class _Batch:
-    """Session, device buffers and bindings of one batch size. A buffer's address never changes.
+    """Session, GPU buffers and bindings of one batch size. A buffer's address never changes.
 
     Buffers 0 and 1 hold samples; binding 0 runs a step from 0 to 1, binding 1 from 1 to 0, and so with the x_0 of
     samplers with history. With cuda-bindings nothing
-    waits between two steps: row numbers and noise lie on the device before the first, and are copied there in the
+    waits between two steps: row numbers and noise lie on the GPU before the first, and are copied there in the
     engine's stream, in which the session runs too. Without, ONNX Runtime copies them from the host and waits each time.
     """
 
@@ -241,7 +241,7 @@ class _Batch:
         self._run_options = tuple(_run_options(graph, self._device is not None) for graph in graphs)
 
     def load(self, x: Float32Array, labels: Labels | None, x_0_old: Float32Array | None) -> None:
-        """Copy what a trajectory begins with to the device."""
+        """Copy what a trajectory begins with to the GPU."""
         self._put(self._samples[0], x)
         if self._histories is not None and x_0_old is not None:
             self._put(self._histories[0], x_0_old)
@@ -249,7 +249,7 @@ class _Batch:
             self._put(self._inputs["label"], labels)
 
     def load_noise(self, noise: list[Float32Array]) -> None:
-        """Keep the noise of each step ready, on the device where that can be reached."""
+        """Keep the noise of each step ready, on the GPU where that can be reached."""
         self._noise = [np.ascontiguousarray(z) for z in noise]
         if self._device is None or not noise:
             return
@@ -329,7 +329,7 @@ class _Batch:
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """What ONNX Runtime raises on a GPU (out of memory, a lost device), as this package's error."""
+    """What ONNX Runtime raises on a GPU (out of memory, a lost GPU), as this package's error."""
     try:
         yield
     except Exception as error:  # onnxruntime's own classes share no public base
@@ -355,7 +355,7 @@ def default_cache() -> Path:
     return cache_folder() / "ort-tensorrt"
 
 
-def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
+def engine_key(bundle: HeadBundle, batch_size: int, gpu: int) -> str:
     """A folder name that changes with all that a built engine depends on: graph, batch, libraries, driver, GPU."""
     import onnxruntime
 
@@ -363,7 +363,7 @@ def engine_key(bundle: HeadBundle, batch_size: int, device: int) -> str:
     depends_on = {
         "model": bundle.model_sha256,
         "batch": batch_size,
-        "device": device,
+        "device": gpu,
         "onnxruntime": onnxruntime.__version__,
         "tensorrt": tensorrt_version(provider_library(TENSORRT)),
         "tf32": os.environ.get(TF32_OVERRIDE),

@@ -55,7 +55,7 @@ def open_session(
     except Exception as error:  # onnxruntime's own classes share no public base
         reason = in_short(error)
         if provider == CPU or type(error).__name__ in _BAD_FILE:
-            raise ArtefactError(f"ONNX Runtime refuses {bundle.model_path}: {reason}; export again") from None
+            raise ArtefactError(f"ONNX Runtime refuses {bundle.model_path}: {reason}; export the head again") from None
         raise EngineUnavailable(_cannot_run(provider, bundle, reason)) from None
     if session.get_providers() not in ([provider], [provider, CPU]):
         found = ", ".join(session.get_providers())
@@ -170,4 +170,4 @@ def _require_stated_tensors(session: Any, bundle: HeadBundle) -> None:
     found = [(t.name, t.type, len(t.shape)) for t in (*session.get_inputs(), *session.get_outputs())]
     stated = [(t.name, _TYPES[t.dtype], len(t.shape)) for t in (*bundle.inputs, *bundle.outputs)]
     if found != stated:
-        raise ArtefactError(f"{bundle.model_path} takes and gives {found}, not {stated}; export again")
+        raise ArtefactError(f"{bundle.model_path} takes and gives {found}, not {stated}; export the head again")

@@ -37,8 +37,8 @@ class BatchProfile:
     def __post_init__(self) -> None:
         if not 1 <= self.opt_batch <= self.max_batch or not MIN_BATCH <= self.max_batch <= MAX_BATCH:
             raise InputError(
-                f"opt_batch {self.opt_batch}, max_batch {self.max_batch}: valid: 1 <= opt <= max and "
-                f"{MIN_BATCH} <= max <= {MAX_BATCH}"
+                f"opt_batch {self.opt_batch}, max_batch {self.max_batch} out of range: max_batch must be {MIN_BATCH} "
+                f"to {MAX_BATCH}, opt_batch 1 to max_batch"
             )
 
     @property
@@ -126,7 +126,7 @@ def build_serialised(
     timing: bytes = b"",
     on_progress: OnProgress | None = None,
     heartbeat_s: float = HEARTBEAT_S,
-    select_device: Callable[[], None] = lambda: None,
+    select_gpu: Callable[[], None] = lambda: None,
 ) -> BuiltEngine:
     """Build ``onnx``; minutes on a small device.
 
@@ -137,7 +137,7 @@ def build_serialised(
         target: the GPU to build for; None where there is none, as TensorRT-RTX can.
         timing: of an earlier build; one that does not fit is left aside.
         on_progress: called in this thread, at once and then every ``heartbeat_s`` seconds.
-        select_device: makes the GPU current; called in every thread that builds.
+        select_gpu: makes the GPU current; called in every thread that builds.
 
     Raises:
         ArtefactError: the parser refuses the graph (node, operator and reason), or its tensors are not those stated.
@@ -145,7 +145,7 @@ def build_serialised(
     """
     if is_rtx(trt) and target is not None:
         require_rtx_capability(trt, target.compute_capability)
-    select_device()
+    select_gpu()
     log = make_logger(trt)
     builder = require(trt, log, "make a builder", trt.Builder(log))
     network = require(trt, log, "make a network", builder.create_network(_network_flags(trt)))
@@ -161,7 +161,7 @@ def build_serialised(
     _add_profiles(trt, log, builder, config, inputs, profile)
     cache = None if is_rtx(trt) else _attach_timing(trt, log, config, timing)
     started = time.monotonic()
-    data = _run_build(trt, config, lambda: _build(select_device, builder, network, config), on_progress, heartbeat_s)
+    data = _run_build(trt, config, lambda: _build(select_gpu, builder, network, config), on_progress, heartbeat_s)
     seconds = time.monotonic() - started
     serialised = bytes(memoryview(require(trt, log, f"build {where}", data)))
     kept = b"" if cache is None else bytes(memoryview(require(trt, log, "keep its timings", cache.serialize())))
@@ -227,7 +227,7 @@ def _parse(trt: Any, log: Any, network: Any, onnx: bytes, where: str) -> None:
     reasons = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     said = reasons[0] if reasons else "it gave no reason"
-    raise ArtefactError(f"{label(trt)} refuses {where}: {said}{more}; export again")
+    raise ArtefactError(f"{label(trt)} refuses {where}: {said}{more}; export the head again")
 
 
 def _parser_error(error: Any) -> str:
@@ -243,7 +243,7 @@ def _require_tensors(
     found = [(t.name, dtype_name(trt, t.dtype), tuple(t.shape)) for t in tensors]
     stated = [(t.name, t.dtype, dynamic_shape(t)) for t in (*inputs, *outputs)]
     if found != stated:
-        raise ArtefactError(f"{where} takes and gives {found}, not {stated}; export again")
+        raise ArtefactError(f"{where} takes and gives {found}, not {stated}; export the head again")
 
 
 def dynamic_shape(tensor: TensorInfo) -> tuple[int, ...]:
@@ -265,7 +265,7 @@ def _add_profiles(
 
 
 def _attach_timing(trt: Any, log: Any, config: Any, timing: bytes) -> Any:
-    """The timing cache the build reads and fills; a new one where the old one is of another device or release."""
+    """The timing cache the build reads and fills; a new one where the old one is of another GPU or release."""
     for data in (timing, b""):
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -306,8 +306,8 @@ def _make_monitor(trt: Any, state: _State) -> Any:
     return Monitor()
 
 
-def _build(select_device: Callable[[], None], builder: Any, network: Any, config: Any) -> Any:
-    select_device()
+def _build(select_gpu: Callable[[], None], builder: Any, network: Any, config: Any) -> Any:
+    select_gpu()
     return builder.build_serialized_network(network, config)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from collafuse_runtimes.disk.atomic import write_bytes
-from collafuse_runtimes.engines.cuda_device import DeviceInfo
+from collafuse_runtimes.engines.cuda_device import GpuInfo
 from collafuse_runtimes.engines.trt.binding import is_rtx
 from collafuse_runtimes.engines.trt.build import BatchProfile, build_rule
 from collafuse_runtimes.engines.trt.key import is_signed, sign
@@ -60,15 +60,15 @@ def default_cache_folder() -> Path:
     return cache_folder() / "engines"
 
 
-def machine_key(trt: Any, device: DeviceInfo | None) -> EngineKey:
-    """The parts of a key that do not depend on the model; ``device`` None for a build without a GPU."""
+def machine_key(trt: Any, gpu: GpuInfo | None) -> EngineKey:
+    """The parts of a key that do not depend on the model; ``gpu`` None for a build without a GPU."""
     return {
         "flags": build_rule(trt),
         "library": "tensorrt-rtx" if is_rtx(trt) else "tensorrt",
         "library_version": str(trt.__version__),
-        "cuda_driver": device.driver if device else "none",
-        "gpu": device.name if device else "none",
-        "compute_capability": device.compute_capability if device else "none",
+        "cuda_driver": gpu.driver if gpu else "none",
+        "gpu": gpu.name if gpu else "none",
+        "compute_capability": gpu.compute_capability if gpu else "none",
     }
 
 
@@ -239,7 +239,9 @@ def _write_signed(path: Path, sidecar: Path, key: EngineKey, data: bytes, second
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ArtefactError(f"cannot create {path.parent}: {error.strerror}; name another cache folder") from error
+        raise ArtefactError(
+            f"cannot create {path.parent}: {error.strerror}; name a writable folder with --cache"
+        ) from error
     body = {
         "key": key,
         "data_sha256": hashlib.sha256(data).hexdigest(),

@@ -1,7 +1,7 @@
 """TensorRT: the tensor stays on the GPU, and a whole trajectory is one CUDA graph.
 
 Two tensors take turns as input and output. ``step`` is no copied number but an address: row k's number lies in a table
-on the device. So a trajectory needs nothing from the host between its steps, and is captured once and replayed.
+on the GPU. So a trajectory needs nothing from the host between its steps, and is captured once and replayed.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ import numpy as np
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engine_options import EngineOptions
 from collafuse_runtimes.engines.base import Engine, Labels, Trajectory
-from collafuse_runtimes.engines.cuda_device import ALIGNMENT, StreamTimer, open_device, upload_rows
+from collafuse_runtimes.engines.cuda_device import ALIGNMENT, StreamTimer, open_gpu, upload_rows
 from collafuse_runtimes.engines.trt.binding import dtype_name, label, load_binding, make_logger, require
 from collafuse_runtimes.engines.trt.build import dynamic_shape
 from collafuse_runtimes.engines.trt.cache import EngineCache
@@ -57,7 +57,7 @@ class TensorrtEngine(Engine):
 
     def _open(self) -> None:
         with ExitStack() as stack:
-            self._device = open_device(self.options.device or 0)
+            self._device = open_gpu(self.options.gpu or 0)
             stack.callback(self._device.close)
             stack.callback(self._drop_tensorrt)
             self._load()

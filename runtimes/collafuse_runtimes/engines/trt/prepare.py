@@ -12,7 +12,7 @@ from typing import Any
 
 from collafuse_runtimes.disk.atomic import new_directory, write_bytes
 from collafuse_runtimes.engine_options import EngineOptions
-from collafuse_runtimes.engines.cuda_device import DeviceInfo, device_info, select_device
+from collafuse_runtimes.engines.cuda_device import GpuInfo, gpu_info, select_gpu
 from collafuse_runtimes.engines.trt.binding import MODULES, load_binding, make_logger, require
 from collafuse_runtimes.engines.trt.build import (
     BatchProfile,
@@ -84,7 +84,7 @@ def build_engine(
 
     Args:
         name: "tensorrt" or "tensorrt-rtx". The first needs a GPU; the second builds without one, and then for none.
-        options: ``device`` and ``cache`` are read.
+        options: ``gpu`` and ``cache`` are read.
         max_batch, opt_batch: the engine takes 1 to ``max_batch`` images at once and is fastest at either number.
         on_progress: called in this thread every few seconds, with the time elapsed.
 
@@ -97,8 +97,8 @@ def build_engine(
     if name not in MODULES:
         raise InputError(f"engine {name!r} is not built ahead; valid: {', '.join(MODULES)}")
     profile, trt = BatchProfile(opt_batch, max_batch), load_binding(name)
-    device = _device(name, options)
-    machine = machine_key(trt, device)
+    gpu = _gpu(name, options)
+    machine = machine_key(trt, gpu)
     key, cache = engine_key(bundle.model_sha256, profile, machine), EngineCache(options.cache)
     found = cache.lookup(key)
     LOG.info("engine cache: %s", found.reason)
@@ -112,10 +112,10 @@ def build_engine(
         bundle.inputs,
         bundle.outputs,
         profile,
-        target=None if device is None else Target(device.compute_capability, device.memory),
+        target=None if gpu is None else Target(gpu.compute_capability, gpu.memory),
         timing=timings,
         on_progress=on_progress,
-        select_device=_selector(machine, options),
+        select_gpu=_selector(machine, options),
     )
     inspection = _inspect(trt, bundle, built, profile, machine)
     if built.timing:
@@ -145,7 +145,7 @@ def find_engine(
         ArtefactError: the bundle's engines are to be trusted, but none was built for this machine.
         InputError, EngineUnavailable, CheckFailed: as ``build_engine``.
     """
-    machine = machine_key(trt, _device(name, options))
+    machine = machine_key(trt, _gpu(name, options))
     model_sha256 = bundle.model_sha256
     if options.trust_bundle:
         return _trusted_engine(bundle, {"model_sha256": model_sha256, **machine})
@@ -174,7 +174,7 @@ def embed_engine(bundle: HeadBundle, engine: Path) -> HeadBundle:
     """
     entry, data = read_cached_engine(engine)
     if entry.key["gpu"] == "none":
-        raise InputError(f"{engine} was built where there is no GPU, and no device runs it; embed it on a device")
+        raise InputError(f"{engine} was built where there is no GPU; build and embed it on a machine that has the GPU")
     if entry.key["model_sha256"] != bundle.model_sha256:
         raise ArtefactError(
             f"{engine} was built from another model than {bundle.model_path}; build it from this bundle"
@@ -196,10 +196,10 @@ def print_progress(progress: BuildProgress) -> None:
     print(f"building the TensorRT engine: {progress.seconds:.0f} s{of}", file=sys.stderr, flush=True)
 
 
-def _device(name: str, options: EngineOptions) -> DeviceInfo | None:
+def _gpu(name: str, options: EngineOptions) -> GpuInfo | None:
     """RTX builds without a GPU where there is none; a driver that fails is an error on both."""
     try:
-        return device_info(options.device or 0)
+        return gpu_info(options.gpu or 0)
     except NoGpu:
         if name == "tensorrt-rtx":
             return None
@@ -210,7 +210,7 @@ def _inspect(trt: Any, bundle: HeadBundle, built: BuiltEngine, profile: BatchPro
     """Are the types those the bundle states? In the graph always, in the engine where there is a GPU to load it."""
     if not bundle.precision.startswith(built.precision):
         raise CheckFailed(
-            f"{bundle.path} states {bundle.precision}, its graph asks for {built.precision}; export again"
+            f"{bundle.path} states {bundle.precision}, its graph asks for {built.precision}; export the head again"
         )
     if machine["gpu"] == "none":
         return Inspection(reason="there is no GPU here to load the engine")
@@ -224,7 +224,7 @@ def _inspect(trt: Any, bundle: HeadBundle, built: BuiltEngine, profile: BatchPro
 
 def _selector(machine: EngineKey, options: EngineOptions) -> Callable[[], None]:
     """Makes the GPU current in the thread that calls it; nothing where there is none."""
-    return (lambda: None) if machine["gpu"] == "none" else (lambda: select_device(options.device or 0))
+    return (lambda: None) if machine["gpu"] == "none" else (lambda: select_gpu(options.gpu or 0))
 
 
 def _trusted_engine(bundle: HeadBundle, wanted: EngineKey) -> FoundEngine:
@@ -240,7 +240,7 @@ def _trusted_engine(bundle: HeadBundle, wanted: EngineKey) -> FoundEngine:
             reasons.append(f"{engine.name} differs in {'; '.join(differences(wanted, stated))}")
     why = " and ".join(reasons) or "it holds none"
     raise ArtefactError(
-        f"no engine of {bundle.path} is for this machine: {why}; leave out trust_bundle to build one here"
+        f"no engine of {bundle.path} is for this machine: {why}; leave out --trust-bundle to build one here"
     )
 
 
