@@ -28,8 +28,11 @@ demo: $(READY)  ## two clients on drawn phantoms, the whole line; result in demo
 	$(BIN)/collafuse-edge demo --out demo-out
 
 test: $(READY)  ## everything that runs without a GPU in minutes: a process per core, then what needs the machine to itself
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow and not alone'
-	$(BIN)/python -m pytest -m 'not slow and alone'
+	$(TOGETHER) -m 'not slow and not full and not alone'
+	$(BIN)/python -m pytest -m 'not slow and not full and alone'
+
+test-full: $(READY)  ## the rest of what CI tests: every case of a promise that `make test` holds in a smaller one
+	$(TOGETHER) -m 'full and not slow'
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .
