@@ -49,7 +49,7 @@ def test_int8_cpu_keeps_its_distance_on_the_engines_it_is_made_for(engine: str) 
     assert agreement.max_abs is not None and agreement.max_abs > 1e-5  # it is not float32 in disguise
 
 
-@pytest.mark.parametrize("opset", [20, 17])
+@pytest.mark.parametrize("opset", [20, pytest.param(17, marks=pytest.mark.full)])
 def test_int8_trt_is_symmetric_without_quantised_bias(opset: int) -> None:
     bundle = int8_head("int8-trt", opset)
     assert verify_bundle(bundle).passed
