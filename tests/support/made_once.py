@@ -29,7 +29,7 @@ def workspace() -> Path:
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:
-    """The file or folder ``name``, which ``make`` wrote in the first process that asked; others wait for it.
+    """The folder ``name``, which ``make`` wrote in the first process that asked; others wait for it.
 
     ``make`` may ask for things of other names. What a failed ``make`` leaves is thrown away.
     """
