@@ -18,7 +18,7 @@ DOCS_PAGES := *.md LICENSE docs examples benchmarks/results benchmarks/peers/REA
 # What a browser would load by itself from another host
 LOADS_ELSEWHERE := <(script|img|iframe|source)[^>]* src=.?(https?:)?//|<link[^>]* href=.?(https?:)?//|(url\(|@import ).?(https?:)?//
 
-.PHONY: demo test test-full check slow lock docs fuzz bench-trajectory clean
+.PHONY: demo test test-full coverage check slow lock docs fuzz bench-trajectory clean
 
 $(READY): pyproject.toml constraints.txt constraints.lock
 	$(PYTHON) -m venv $(VENV)
@@ -30,12 +30,15 @@ $(READY): pyproject.toml constraints.txt constraints.lock
 demo: $(READY)  ## two clients on drawn phantoms, the whole line; result in demo-out/
 	$(BIN)/collafuse-edge demo --out demo-out
 
-test: $(READY)  ## every promise, without a GPU, in minutes; fails too where fewer lines run than the floor in pyproject.toml
-	$(TOGETHER) -m 'not slow and not full and not alone' --cov --cov-report=term:skip-covered
+test: $(READY)  ## every promise, without a GPU, in minutes
+	$(TOGETHER) -m 'not slow and not full and not alone' $(COVER)
 	$(BIN)/python -m pytest -m 'not slow and not full and alone' $$(grep -rl --include='*.py' 'pytest\.mark\.alone' tests)
 
 test-full: $(READY)  ## the rest of what CI tests: every case of a promise that `make test` holds in a smaller one
 	$(TOGETHER) -m 'full and not slow'
+
+coverage: COVER := --cov --cov-report=term:skip-covered
+coverage: test  ## make test, a quarter slower, with the share of lines it runs in its own processes; fails under the floor
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .
