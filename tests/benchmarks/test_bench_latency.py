@@ -38,6 +38,7 @@ SHORT = Mode("quick", warmup=2, runs=12, seconds=0.0, cold_starts=0)
 @pytest.fixture(autouse=True)
 def short_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(timing.MODES, "quick", SHORT)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # torch in the same process makes it slow
 
 
 @pytest.fixture
