@@ -10,12 +10,15 @@ HEAD := /^\#/ { if (NR < 3) print; next }
 # torch, whose build each machine takes from elsewhere, and what the build on PyPI brings for CUDA
 IS_CUDA := /^[a-z]/ { cuda = /^(torch|triton|cuda-toolkit|nvidia-[a-z0-9-]+)==/ && !/^nvidia-ml-py==/ }
 
+# A process per core, whichever is free takes the next test; what measures time has the machine to itself
+TOGETHER := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
 # The pages of the site, and what they link to
 DOCS_PAGES := *.md LICENSE docs examples benchmarks/results benchmarks/peers/README.md runtimes/device-constraints.txt
 # What a browser would load by itself from another host
 LOADS_ELSEWHERE := <(script|img|iframe|source)[^>]* src=.?(https?:)?//|<link[^>]* href=.?(https?:)?//|(url\(|@import ).?(https?:)?//
 
-.PHONY: demo test check coverage slow lock docs fuzz bench-trajectory clean
+.PHONY: demo test test-full coverage check slow lock docs fuzz bench-trajectory clean
 
 $(READY): pyproject.toml constraints.txt constraints.lock
 	$(PYTHON) -m venv $(VENV)
@@ -27,17 +30,20 @@ $(READY): pyproject.toml constraints.txt constraints.lock
 demo: $(READY)  ## two clients on drawn phantoms, the whole line; result in demo-out/
 	$(BIN)/collafuse-edge demo --out demo-out
 
-test: $(READY)  ## everything that runs without a GPU in minutes: a process per core, then what needs the machine to itself
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow and not alone'
-	$(BIN)/python -m pytest -m 'not slow and alone'
+test: $(READY)  ## every promise, without a GPU, in minutes
+	$(TOGETHER) -m 'not slow and not full and not alone' $(COVER)
+	$(BIN)/python -m pytest -m 'not slow and not full and alone' $$(grep -rl --include='*.py' 'pytest\.mark\.alone' tests)
+
+test-full: $(READY)  ## the rest of what CI tests: every case of a promise that `make test` holds in a smaller one
+	$(TOGETHER) -m 'full and not slow'
+
+coverage: COVER := --cov --cov-report=term:skip-covered
+coverage: test  ## make test, a quarter slower, with the share of lines it runs in its own processes; fails under the floor
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-coverage: $(READY)  ## the quick tests with the share of lines they run in the tests' own processes; fails under the floor
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow and not alone' --cov --cov-report=term:skip-covered
 
 docs: $(READY)  ## the pages as a site in build/docs/site (python -m http.server -d build/docs/site); a broken link fails, and what loads from elsewhere
 	rm -rf build/docs

@@ -3,7 +3,17 @@
 import os
 from pathlib import Path
 
+import made_once
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_between_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """xdist gives each process a folder of its own in the run's."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made"
+    folder.mkdir(exist_ok=True)
+    made_once.share_in(folder)
 
 
 @pytest.fixture(scope="session")

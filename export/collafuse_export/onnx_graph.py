@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 TRACED_BATCH = 3
 """Not the golden vectors' batch, so the parity check runs a batch that was never traced."""
+MAX_TRACED_BATCH = 16
+"""Without a bound torch finds that its trace is good for 63 images at most, and traces once more with that bound. The
+graph has none in either case."""
 
 
 class ExportFailed(CollafuseError):
@@ -41,7 +44,7 @@ def to_onnx(
     import onnx
     import torch
 
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=MAX_TRACED_BATCH)
     examples = {tensor.name: _example(tensor) for tensor in inputs}
     dynamic = {tensor.name: {0: batch} if tensor.shape[0] == "batch" else None for tensor in inputs}
     try:

@@ -128,4 +128,4 @@ def test_scores_of_different_extractors_are_not_mixed(tmp_path: Path) -> None:
 def test_heads_of_different_plans_are_not_swept_together() -> None:
     line = refusal("bench", "split", default_head().path, product() / "edge.head")
     assert "plans disagree on" in line
-    assert head(step_counts=(20, 7, 1)).plan == PLAN
+    assert head().plan == PLAN

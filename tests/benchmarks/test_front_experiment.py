@@ -90,6 +90,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     measuring.own_images.cache_clear()
     measuring.real_features.cache_clear()
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Inline)
+    monkeypatch.setattr("collafuse_edge.cli.distilling.TENSORS", 2 * 40)
     monkeypatch.setenv("COLLAFUSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from command_line import done
-from heads import PLAN, checkpoint
+from heads import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +27,7 @@ from collafuse_runtimes.files.bundle import read_bundle
 def test_a_head_is_exported_as_measurements_favour(
     words: tuple[object, ...], steps: list[int], sampler: Sampler, tmp_path: Path
 ) -> None:
-    done("export", checkpoint(PLAN), *words, "--out", tmp_path / "x.head")
+    done("export", checkpoint(levels=1), *words, "--out", tmp_path / "x.head")
     bundle = read_bundle(tmp_path / "x.head")
     assert [rows.steps for rows in bundle.row_ranges] == steps
     assert bundle.sampler == sampler

@@ -123,7 +123,17 @@ def test_every_engine_runs_it(bundle: HeadBundle, checkpoint: Checkpoint, engine
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "opset"), [("fp16", 17), ("int8-cpu", 20), ("int8-trt", 20), ("fp32", 17)])
+@pytest.mark.parametrize(
+    ("checkpoint", "precision", "opset"),
+    [
+        *((False, "fp16", 17), (True, "int8-cpu", 20), (False, "int8-trt", 20), (True, "fp32", 17)),
+        *(
+            pytest.param(*kind, marks=pytest.mark.full)
+            for kind in ((True, "fp16", 17), (False, "int8-cpu", 20), (True, "int8-trt", 20), (False, "fp32", 17))
+        ),
+    ],
+    indirect=["checkpoint"],
+)
 def test_every_precision_and_opset_is_exported(
     checkpoint: Checkpoint, precision: str, opset: int, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ needs_rtx = pytest.mark.skipif(not RTX, reason="no TensorRT-RTX binding here (it
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "int8-trt"])
 def test_builds_once_and_says_hit_or_miss_and_why(precision: str, tmp_path: Path) -> None:
-    bundle = default_head() if precision == "fp32" else head(step_counts=(10, 4), precision=precision)
+    bundle = default_head() if precision == "fp32" else head(precision=precision)
     export = ("export", bundle.path, "--engine", "tensorrt-rtx", "--cache", tmp_path / "engines")
     first = json.loads(done(*export, "--json"))
     assert first["hit"] is False and first["reason"].startswith("miss: no engine of this model")
@@ -58,6 +58,6 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_head_for_other_engines_is_not_built(tmp_path: Path) -> None:
-    bundle = head(step_counts=(10, 4), precision="int8-cpu").path
+    bundle = head(precision="int8-cpu").path
     words = refusal("export", bundle, "--engine", "tensorrt-rtx", "--cache", tmp_path / "engines")
     assert "tensorrt-rtx runs no int8-cpu heads; valid: fp32, fp16, int8-trt" in words

@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import diffusers
 import onnx
 import torch
-from heads import checkpoint_of, copy_of, default_head, workspace
+from heads import checkpoint_of, copy_of, default_head
+from made_once import workspace
 
 from collafuse_runtimes.files.bundle import GOLDEN, MANIFEST, MODEL, HeadBundle
 
@@ -25,19 +27,16 @@ export_head(Path(sys.argv[1]), Path(sys.argv[2]), step_counts=(20, 7, 1), sample
 
 
 def export_elsewhere(bundle: HeadBundle, folder: Path) -> "subprocess.CompletedProcess[str]":
-    source = checkpoint_of(bundle).rename(folder / "moved.checkpoint")
-    try:
-        return subprocess.run(
-            [sys.executable, "-c", EXPORT, str(source), str(folder / "other.head")],
-            cwd=folder,
-            env={**os.environ, "PYTHONHASHSEED": "4242", "TZ": "Asia/Tokyo"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-    finally:
-        source.rename(checkpoint_of(bundle))
+    source = shutil.copytree(checkpoint_of(bundle), folder / "moved.checkpoint")
+    return subprocess.run(
+        [sys.executable, "-c", EXPORT, str(source), str(folder / "other.head")],
+        cwd=folder,
+        env={**os.environ, "PYTHONHASHSEED": "4242", "TZ": "Asia/Tokyo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
 
 
 def test_second_export_from_another_folder_and_process_is_byte_identical_and_silent(tmp_path: Path) -> None:

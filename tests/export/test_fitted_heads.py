@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import done, refusal, run_cli
-from heads import CLASSES, PLAN, calibration, checkpoint, checkpoint_of, copy_of, inputs, second_order_head, workspace
+from heads import CLASSES, PLAN, calibration, checkpoint, copy_of, exported, inputs, second_order_head
 
 from collafuse_export import export_head
 from collafuse_runtimes.diffusion.fitted import FREE_COLUMNS
@@ -26,24 +27,25 @@ from collafuse_runtimes.infer import run_inference
 from collafuse_runtimes.verify import verify_bundle
 
 Manifest = dict[str, Any]
-_made: dict[tuple[str, int], HeadBundle] = {}
 
 
+def source() -> Path:
+    return checkpoint(levels=1)
+
+
+@lru_cache
 def fitted_head(precision: str = "fp32", opset: int = 20) -> HeadBundle:
     """Step counts 3 (default) and 2, fitted to hand-over tensors of 24; int8 is calibrated on six."""
-    key = precision, opset
-    if key not in _made:
-        _made[key] = export_head(
-            checkpoint(),
-            workspace() / f"fitted-{precision}-{opset}.head",
-            step_counts=(3, 2),
-            fit_to=calibration(PLAN, 24),
-            precision=precision,
-            opset=opset,
-            calibration=calibration(PLAN, 6) if precision.startswith("int8") else None,
-            force=precision != "fp32",
-        )
-    return _made[key]
+    return exported(
+        f"fitted-{precision}-{opset}.head",
+        source(),
+        step_counts=(3, 2),
+        fit_to=calibration(PLAN, 24),
+        precision=precision,
+        opset=opset,
+        calibration=calibration(PLAN, 6) if precision.startswith("int8") else None,
+        force=precision != "fp32",
+    )
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def reseal(folder: Path, change: Callable[[Manifest], object]) -> None:
 @pytest.mark.parametrize("engine", ["ort-cpu", "openvino", "torch"])
 def test_every_engine_runs_the_fitted_rows(engine: str) -> None:
     bundle = fitted_head()
-    options = EngineOptions(checkpoint=checkpoint_of(bundle)) if engine == "torch" else DEFAULTS
+    options = EngineOptions(checkpoint=source()) if engine == "torch" else DEFAULTS
     report = verify_bundle(bundle, engine, options)
     assert report.passed
     assert [r.steps for r in report.ranges] == [3, 2]
@@ -207,7 +209,7 @@ def handover_file(tmp_path: Path) -> Path:
 
 def test_export_fit_on_the_command_line(handover_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.head"
-    said = json.loads(done("export", checkpoint(), "--fit", handover_file, "--steps", "3,2", "--out", out, "--json"))
+    said = json.loads(done("export", source(), "--fit", handover_file, "--steps", "3,2", "--out", out, "--json"))
     assert said["fit"]["ranges"] == [vars(r) for r in fitted_head().fitted.report.ranges]  # type: ignore[union-attr]
     np.testing.assert_array_equal(read_bundle(out).table, fitted_head().table)
     assert "to 20 steps on 8 tensors (hand-over)" in done("inspect", out)
@@ -218,7 +220,7 @@ def test_fitted_steps_are_judged_on_a_servers_tensors_too(handover_file: Path, t
     images, out = tmp_path / "data.npz", tmp_path / "a.head"
     low = np.random.default_rng(0).integers(0, 256, (30, 4, 4), np.uint8)
     np.savez(images, images=low.repeat(4, 1).repeat(4, 2))
-    words = ("export", checkpoint(), "--fit", images, "--steps", "3,2")
+    words = ("export", source(), "--fit", images, "--steps", "3,2")
     text = done(*words, "--judge-on", handover_file, "--out", out)
     bundle = read_bundle(out)
     assert bundle.fitted is not None and bundle.fitted.report.server is not None
@@ -229,7 +231,7 @@ def test_fitted_steps_are_judged_on_a_servers_tensors_too(handover_file: Path, t
     assert f"server    3 steps on 24 of its tensors: RMSE {server.ranges[0].rmse:.4f}" in text
     assert "server    not judged on a server's tensors" in done(*words, "--out", tmp_path / "b.head")
     assert "--judge-on means nothing without --fit; give --fit" in refusal(
-        "export", checkpoint(), "--judge-on", handover_file, "--out", tmp_path / "c"
+        "export", source(), "--judge-on", handover_file, "--out", tmp_path / "c"
     )
 
 
@@ -239,7 +241,7 @@ def test_steps_fitted_to_images_that_are_fragile_on_a_servers_tensors_are_refuse
     images = np.random.default_rng(0).uniform(-1, 1, (30, *PLAN.image_shape)).astype(np.float32)
     far = replace(strange, x_tc=(strange.x_tc * 6).astype(np.float32))
     with pytest.raises(CheckFailed, match=r"fitted steps are no better .* 24 tensors of the server"):
-        export_head(checkpoint(), tmp_path / "x.head", step_counts=(3,), fit_to=0.05 * images, judge_on=far)
+        export_head(source(), tmp_path / "x.head", step_counts=(3,), fit_to=0.05 * images, judge_on=far)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,7 +260,9 @@ def test_conditional_heads_are_fitted_to_images_of_a_folder(tmp_path: Path) -> N
     np.savez(tmp_path / "data.npz", images=low.repeat(4, 1).repeat(4, 2), labels=np.arange(30) % CLASSES)
     out = tmp_path / "b.head"
     options = ("--steps", 3, "--teacher-steps", 12, "--limit", 24, "--levels", "log-snr")
-    text = done("export", checkpoint(conditional=True), "--fit", tmp_path / "data.npz", *options, "--out", out)
+    text = done(
+        "export", checkpoint(conditional=True, levels=1), "--fit", tmp_path / "data.npz", *options, "--out", out
+    )
     bundle = read_bundle(out)
     assert bundle.fitted is not None
     report = bundle.fitted.report
@@ -286,17 +290,17 @@ def test_fits_that_cannot_be_are_refused(
 ) -> None:
     steps = () if "--steps" in words else ("--steps", 3)
     before = sorted(tmp_path.iterdir())
-    said = refusal("export", checkpoint(), "--fit", handover_file, *steps, *words, "--out", tmp_path / "c.head")
+    said = refusal("export", source(), "--fit", handover_file, *steps, *words, "--out", tmp_path / "c.head")
     assert message in said
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_options_without_a_fit_are_refused(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "d.head")
-    assert "without --fit; give --fit" in refusal("export", checkpoint(), "--teacher-steps", 9, *out)
+    assert "without --fit; give --fit" in refusal("export", source(), "--teacher-steps", 9, *out)
     assert "leave out --fit" in refusal("export", tmp_path, "--engine", "tensorrt", "--fit", "phantom:0")
     with pytest.raises(InputError, match="teacher steps 9"):
-        export_head(checkpoint(), tmp_path / "d.head", teacher_steps=9)
+        export_head(source(), tmp_path / "d.head", teacher_steps=9)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,6 +310,6 @@ def test_a_worse_fit_is_refused_and_force_does_not_help(tmp_path: Path) -> None:
     x_tc[::3] = 0
     write_handover(tmp_path / "x.tc.safetensors", calibration(PLAN, 9, x_tc=x_tc))
     words = ("--fit", tmp_path / "x.tc.safetensors", "--steps", 3, "--force", "--out", tmp_path / "e.head")
-    said = refusal("export", checkpoint(), *words, code=1)
+    said = refusal("export", source(), *words, code=1)
     assert "3 fitted steps are no better than unfitted ones: RMSE " in said
     assert [file.name for file in tmp_path.iterdir()] == ["x.tc.safetensors"]

@@ -25,7 +25,7 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def int8_head(flavour: str, opset: int = 20) -> HeadBundle:
-    return head(step_counts=(10, 4), precision=flavour, opset=opset)
+    return head(precision=flavour, opset=opset)
 
 
 def quantised_tensors(bundle: HeadBundle) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
@@ -49,7 +49,7 @@ def test_int8_cpu_keeps_its_distance_on_the_engines_it_is_made_for(engine: str) 
     assert agreement.max_abs is not None and agreement.max_abs > 1e-5  # it is not float32 in disguise
 
 
-@pytest.mark.parametrize("opset", [20, 17])
+@pytest.mark.parametrize("opset", [20, pytest.param(17, marks=pytest.mark.full)])
 def test_int8_trt_is_symmetric_without_quantised_bias(opset: int) -> None:
     bundle = int8_head("int8-trt", opset)
     assert verify_bundle(bundle).passed
@@ -132,9 +132,14 @@ def test_layers_are_ranked_and_chosen_on_calibration_tensors_alone(
 
         monkeypatch.setattr(low_precision, name, recorded)
     export_head(
-        checkpoint(), tmp_path / "x.head", step_counts=(2,), precision="int8-cpu", calibration=tensors, force=True
+        checkpoint(levels=1),
+        tmp_path / "x.head",
+        step_counts=(2,),
+        precision="int8-cpu",
+        calibration=tensors,
+        force=True,
     )
-    assert len(seen) > 20  # a trajectory per layer, and the choice
+    assert len(seen) > 12  # a trajectory per layer, and the choice
     assert not set.union(*seen) & set(check)
 
 

@@ -92,14 +92,14 @@ def test_distance_is_that_of_another_graph_and_zero_for_the_same() -> None:
     bundle, tensors = default_head(), calibration(PLAN, 2)
     same = compare_graphs(bundle, bundle, tensors, range(2))
     assert [(r.steps, r.passed, r.worst.max_abs) for r in same] == [(20, True, 0), (7, True, 0), (1, True, 0)]
-    other = head(step_counts=(20, 7, 1), precision="fp16")
+    other = head(precision="fp16")
     far = compare_graphs(other, bundle, tensors, range(2))
     assert all(1e-6 < (r.worst.max_abs or 0) < 1e-2 for r in far)
 
 
 def test_what_was_timed_is_checked_and_every_precision_runs_in_the_same_rounds() -> None:
     bundle = default_head()
-    half = head(step_counts=(20, 7, 1), precision="fp16")
+    half = head(precision="fp16")
     result = compare_precisions(half, {"fp32": bundle}, calibration(PLAN, 3), range(1, 3), source="tensors")
     found = {(t.engine, t.precision): t for t in result.timings}
     assert found.keys() == {("ort-cpu", "fp32"), ("ort-cpu", "fp16")}
@@ -125,7 +125,7 @@ def test_the_command_refuses_a_slow_precision_and_force_keeps_it(
         return (100.0 if engine.bundle.precision == "int8-cpu" else min(elapsed, 50.0)), images
 
     monkeypatch.setattr(module, "_timed_trajectory", slow_int8)
-    export = ("export", checkpoint(), "--out", tmp_path / "x.head", "--steps", "4", "--precision", "int8-cpu",
+    export = ("export", checkpoint(levels=1), "--out", tmp_path / "x.head", "--steps", "2", "--precision", "int8-cpu",
               "--calibration", tmp_path / "x.tc.safetensors")  # fmt: skip
     refused = run_cli(*export)
     assert refused.code == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import refusal, run_cli
-from heads import PLAN, calibration, checkpoint, default_head, inputs, torch_trajectory, workspace
+from heads import PLAN, calibration, checkpoint, default_head, exported, inputs, torch_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,9 +28,7 @@ SMALLER = PLAN.with_cut_ratio(0.2)  # cut 10 of a head that was trained for 20
 
 @lru_cache
 def smaller_head() -> HeadBundle:
-    return export_head(
-        checkpoint(PLAN), workspace() / "smaller.head", cut_ratio=0.2, step_counts=(10, 4), sampler=Sampler()
-    )
+    return exported("smaller.head", checkpoint(PLAN), cut_ratio=0.2, step_counts=(10, 4), sampler=Sampler())
 
 
 def test_every_step_is_the_torch_networks_from_the_smaller_cut() -> None:
@@ -98,17 +96,18 @@ def test_int8_is_calibrated_on_tensors_of_the_smaller_cut(tmp_path: Path) -> Non
 
 
 def test_command_line_from_export_to_images(tmp_path: Path) -> None:
+    source = checkpoint(levels=1)
     out, tensors, images = tmp_path / "x.head", tmp_path / "x.tc.safetensors", tmp_path / "images"
-    result = run_cli("export", checkpoint(PLAN), "--cut-ratio", 0.2, "--out", out)
+    result = run_cli("export", source, "--cut-ratio", 0.2, "--out", out)
     assert result.code == 0, result.err
     assert "steps     8, 5 from level 9 by dpm++2m on karras levels" in result.out
     handover = calibration(SMALLER, 2)
     write_handover(tensors, handover)
     assert run_cli("infer", out, tensors, "--out", images).code == 0
-    expected = torch_trajectory(read_bundle(out), 8, handover.x_tc, None, 0, source=checkpoint(PLAN))[-1]
+    expected = torch_trajectory(read_bundle(out), 8, handover.x_tc, None, 0, source=source)[-1]
     with np.load(images / ARRAY_FILE, allow_pickle=False) as arrays:
         np.testing.assert_allclose(to_uint8(arrays["images"]), to_uint8(expected), atol=1)
-    line = refusal("export", checkpoint(PLAN), "--cut-ratio", 0.5, "--out", tmp_path / "y.head")
+    line = refusal("export", source, "--cut-ratio", 0.5, "--out", tmp_path / "y.head")
     assert "was trained for 19 and below; valid: cut_ratio above 0, at most 0.4" in line
     assert "leave out --cut-ratio" in refusal("export", out, "--engine", "tensorrt", "--cut-ratio", 0.2)
 

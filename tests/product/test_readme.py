@@ -4,9 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import run_cli
 from places import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -35,15 +37,30 @@ def shape(line: str) -> str:
     return FIGURES.sub("#", line)
 
 
-def test_the_session_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
+def in_a_process(command: str, folder: Path) -> str:
+    program = shutil.which("collafuse-edge", path=str(Path(sys.executable).parent))
+    done = subprocess.run([str(program), *command.split()[1:]], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def quickly(command: str, folder: Path) -> str:
+    """In this process, with a fifteenth of the training steps."""
+    result = run_cli(*command.replace("--steps 60", "--steps 4").split()[1:])
+    assert result.code == 0, f"{command}: {result.err}"
+    return result.out
+
+
+@pytest.mark.parametrize("run", [quickly, pytest.param(in_a_process, marks=pytest.mark.full)])
+def test_the_session_runs_and_prints_what_is_shown(
+    run: Callable[[str, Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     commands = session(SESSION)
     assert len(commands) >= 7
-    program = shutil.which("collafuse-edge", path=str(Path(sys.executable).parent))
     for command, shown in commands:
-        arguments = [program, *command.split()[1:]]
-        done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)  # type: ignore[arg-type]
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        assert [shape(line) for line in done.stdout.splitlines()] == [shape(line) for line in shown], command
+        said = run(command, tmp_path)
+        assert [shape(line) for line in said.splitlines()] == [shape(line) for line in shown], command
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     subprocess.run([sys.executable, "-c", f"{code}\nassert images.shape == (4, 1, 32, 32)"], cwd=tmp_path, check=True)
 
@@ -68,8 +85,9 @@ def test_the_other_commands_are_make_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_ci_runs_the_readmes_own_test_command() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+def test_ci_runs_the_readmes_own_test_command_and_the_rest_of_the_tests() -> None:
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert {"make check", "make docs", "make test", "make test-full"} <= set(commands)
 
 
 def test_links_and_pictures_exist() -> None:

@@ -1,20 +1,20 @@
 """Small client heads with lively random weights, their checkpoints and bundles, each made once per test run."""
 
-import atexit
+import hashlib
 import shutil
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made_once import made_once
 
 from collafuse_export import export_head
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
 from collafuse_runtimes.engines.torch_engine import predict_function
-from collafuse_runtimes.files.bundle import HeadBundle
+from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
 from collafuse_runtimes.files.checkpoint import NetworkConfig, load_network, read_checkpoint, write_checkpoint
 from collafuse_runtimes.files.handover import Handover
 
@@ -26,15 +26,15 @@ SECOND_ORDER = Sampler("dpm++2m", levels="karras")
 
 
 @lru_cache
-def workspace() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="heads-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def checkpoint(plan: SplitPlan = PLAN, conditional: bool = False, seed: int = 0, levels: int = 2) -> Path:
+    """A client checkpoint; conditional heads have attention too. One of one level is exported in half the time."""
+    return made_once(
+        f"{plan.fingerprint[:8]}-{conditional}-{seed}-{levels}.checkpoint",
+        lambda path: _write_checkpoint(path, plan, conditional, seed, levels),
+    )
 
 
-@lru_cache
-def checkpoint(plan: SplitPlan = PLAN, conditional: bool = False, seed: int = 0) -> Path:
-    """A client checkpoint; conditional heads have attention too."""
+def _write_checkpoint(path: Path, plan: SplitPlan, conditional: bool, seed: int, levels: int) -> None:
     import torch
     from diffusers import UNet2DModel
 
@@ -43,10 +43,10 @@ def checkpoint(plan: SplitPlan = PLAN, conditional: bool = False, seed: int = 0)
         "sample_size": plan.image_shape[1],
         "in_channels": plan.image_shape[0],
         "out_channels": plan.image_shape[0],
-        "block_out_channels": [8, 16],
+        "block_out_channels": [8, 16][:levels],
         "layers_per_block": 1,
-        "down_block_types": ["DownBlock2D", f"{attention}DownBlock2D"],
-        "up_block_types": [f"{attention}UpBlock2D", "UpBlock2D"],
+        "down_block_types": ["DownBlock2D", f"{attention}DownBlock2D"][:levels],
+        "up_block_types": [f"{attention}UpBlock2D", "UpBlock2D"][-levels:],
         "norm_num_groups": 4,
         "add_attention": conditional,
         "attention_head_dim": 8,
@@ -60,10 +60,8 @@ def checkpoint(plan: SplitPlan = PLAN, conditional: bool = False, seed: int = 0)
                 weight.add_(0.3 * torch.randn_like(weight))
         network.conv_out.weight *= 2  # more, and float32 rounding itself grows past 1e-4 in 20 steps
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    path = workspace() / f"{plan.fingerprint[:8]}-{conditional}-{seed}.checkpoint"
     config = NetworkConfig("test", unet, CLASSES if conditional else None)
     write_checkpoint(path, role="client", plan=plan, network=config, model=weights, ema=weights, training={"steps": 0})
-    return path
 
 
 @lru_cache
@@ -71,17 +69,22 @@ def head(
     plan: SplitPlan = PLAN,
     conditional: bool = False,
     sampler: Sampler | None = None,
-    step_counts: tuple[int, ...] = (20,),
+    step_counts: tuple[int, ...] | None = None,
     precision: str = "fp32",
     opset: int = 20,
 ) -> HeadBundle:
-    """An exported bundle; copy it before you damage it. int8 is calibrated on six tensors, its speed is no matter."""
-    number, is_int8 = head.cache_info().misses, precision.startswith("int8")
-    return export_head(
+    """An exported bundle; copy it before you damage it. int8 is calibrated on six tensors, its speed is no matter.
+
+    Step counts are 20 (default), 7 and 1, of int8 10 and 4, where none are given.
+    """
+    sampler, is_int8 = sampler or Sampler(), precision.startswith("int8")
+    step_counts = step_counts or ((10, 4) if is_int8 else (20, 7, 1))
+    words = repr((plan, conditional, sampler, step_counts, precision, opset))
+    return exported(
+        f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.head",
         checkpoint(plan, conditional),
-        workspace() / f"{number}.head",
         step_counts=step_counts,
-        sampler=sampler or Sampler(),
+        sampler=sampler,
         precision=precision,
         opset=opset,
         calibration=calibration(plan, 6) if is_int8 else None,
@@ -89,14 +92,19 @@ def head(
     )
 
 
+def exported(name: str, source: Path, **options: Any) -> HeadBundle:
+    """``export_head`` of ``source`` once per test run; ``name`` stands for source and options."""
+    return read_bundle(made_once(name, lambda path: export_head(source, path, **options)))
+
+
 def default_head() -> HeadBundle:
     """DDIM, unconditional, opset 20, fp32, step counts 20 (default), 7 and 1."""
-    return head(step_counts=(20, 7, 1))
+    return head()
 
 
 def conditional_head() -> HeadBundle:
     """DDPM, conditional, with attention, opset 17."""
-    return head(conditional=True, sampler=DDPM, opset=17)
+    return head(conditional=True, sampler=DDPM, step_counts=(20,), opset=17)
 
 
 def rgb_head() -> HeadBundle:

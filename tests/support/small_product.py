@@ -1,12 +1,10 @@
 """One small artefact of every kind, made as a user makes them, once per test run."""
 
-import atexit
 import os
 import re
 import shutil
 import stat
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Result, done, run_cli
+from made_once import made_once
 
 torch.set_num_threads(1)
 
@@ -33,9 +32,11 @@ def product() -> Path:
     extractor.onnx; export.json: what export printed;
     other/: plan.json, b.shard.safetensors, server/, x.tc.safetensors of the other plan.
     """
-    folder = Path(tempfile.mkdtemp(prefix="product-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "other").mkdir()
+    return made_once("product", _make_product)
+
+
+def _make_product(folder: Path) -> None:
+    (folder / "other").mkdir(parents=True)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (IMAGES, SIDE, SIDE), np.uint8)
     np.savez(folder / "data.npz", images=pixels, labels=np.arange(IMAGES) % CLASSES)
@@ -54,7 +55,6 @@ def product() -> Path:
     (folder / "export.json").write_text(exported)
     done("infer", folder / "edge.head", folder / "x.tc.safetensors", "--out", folder / "images")
     write_extractor(folder / "extractor.onnx")
-    return folder
 
 
 def write_extractor(

@@ -153,6 +153,8 @@ def test_json_of_bench(
     kind: str, command: str, site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(timing.MODES, "quick", SHORT)
+    monkeypatch.setattr(timing, "SETTLE_S", 0.0)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)  # torch in the same process makes it slow
     result = run_whole(capfd, *words(f"bench {command} --out @{kind}", site), "--json")
     assert result.code == 0, result
     found = json.loads(result.out)

@@ -42,7 +42,7 @@ def test_no_text_of_a_file_is_in_shard_checkpoint_bundle_or_output(tmp_path: Pat
     done("init", "--size", 16, "--timesteps", 10, "--cut-ratio", 1, "--out", plan)
     results = [
         run_cli("inspect", folder, "--plan", plan, "--out", made / "sheet.png"),
-        run_cli("train-client", "--data", folder, "--plan", plan, "--out", made / "head", "--preset", "tiny", "--steps",
+        run_cli("train-client", "--data", folder, "--plan", plan, "--out", made / "head", "--preset", "edge", "--steps",
                 1, "--batch-size", 2),
         run_cli("export", made / "head", "--steps", 2, "--out", made / "bundle"),
         run_cli("init", "--size", 16, "--timesteps", 10, "--cut-ratio", 0.5, "--out", made / "half.json"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import done, refusal
+from made_once import made_once
 from small_training import easy_images
 
 from collafuse_edge.training.distill import (
@@ -51,15 +52,14 @@ def tensors(count: int, plan: SplitPlan = PLAN) -> Float32Array:
     return handover_of(images(count), plan)
 
 
-def trained(folder: Path, plan: SplitPlan) -> Checkpoint:
-    run = TrainRun(ClientTask(plan, images(64)), network_config("tiny", plan), replace(SETTINGS, steps=150),
-                   folder / f"teacher-{plan.prediction_type}", cpu=True)  # fmt: skip
-    return train(run)
+def trained(out: Path, plan: SplitPlan, preset: str) -> Checkpoint:
+    settings = replace(SETTINGS, steps=150)
+    return train(TrainRun(ClientTask(plan, images(64)), network_config(preset, plan), settings, out, cpu=True))
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return trained(tmp_path_factory.mktemp("teacher"), PLAN)
+def teacher() -> Checkpoint:
+    return read_checkpoint(made_once("teacher", lambda out: trained(out, PLAN, "edge")))
 
 
 def work(teacher: Checkpoint, out: Path, steps: int = 2, **changes: Any) -> Distillation:
@@ -69,8 +69,8 @@ def work(teacher: Checkpoint, out: Path, steps: int = 2, **changes: Any) -> Dist
 
 
 @pytest.fixture(scope="module")
-def student(teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return distill(work(teacher, tmp_path_factory.mktemp("student") / "two"))[0]
+def student(teacher: Checkpoint) -> Checkpoint:
+    return read_checkpoint(made_once("student", lambda out: distill(work(teacher, out))))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -88,7 +88,7 @@ def test_a_distilled_head_beats_its_teacher_at_the_same_step_count(
 
 
 def test_a_head_of_v_is_distilled_too(tmp_path: Path) -> None:
-    teacher = trained(tmp_path, replace(PLAN, prediction_type="v"))
+    teacher = trained(tmp_path / "teacher", replace(PLAN, prediction_type="v"), "tiny")
     _, report = distill(work(teacher, tmp_path / "s", 1))
     found = report.held_out
     assert found.student < 0.8 * min(found.teacher_ddim, found.teacher_2m)
@@ -150,12 +150,13 @@ def test_a_servers_tensors_judge_too_and_both_figures_are_said(teacher: Checkpoi
     assert f"{report.server.student:.4g} RMSE to the teacher's images on 30 tensors of the server" in there
 
 
-def test_a_student_that_is_fragile_on_a_servers_tensors_is_not_written(teacher: Checkpoint, tmp_path: Path) -> None:
+def test_a_student_that_is_fragile_on_a_servers_tensors_is_not_written(tmp_path: Path) -> None:
     """Noise without an image is nothing it ever saw: there it is no nearer to its teacher than the few steps."""
+    teacher = trained(tmp_path / "teacher", PLAN, "tiny")
     noise = np.random.default_rng(0).standard_normal((30, *PLAN.image_shape)).astype(np.float32)
     with pytest.raises(CheckFailed, match=r"no nearer to its teacher .* on 30 tensors of the server; nothing was writ"):
         distill(work(teacher, tmp_path / "s", 2, judge_on=4 * noise))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_a_student_that_learnt_nothing_is_not_written(teacher: Checkpoint, tmp_path: Path) -> None:

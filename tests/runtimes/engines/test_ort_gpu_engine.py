@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from heads import conditional_head, default_head, head, inputs, rgb_head, second_order_head, workspace
+from heads import conditional_head, default_head, head, inputs, rgb_head, second_order_head
 from ort_on_cpu import HEADS, WAITS_NOT, engine_for
 
 from collafuse_runtimes.device.machine import Machine
@@ -175,9 +175,9 @@ def test_each_binding_has_a_graph_of_its_own_where_graphs_are_captured() -> None
 
 
 @pytest.mark.parametrize("make_head", HEADS)
-def test_with_the_batch_fixed_no_node_computes_a_shape(make_head: Callable[[], HeadBundle]) -> None:
+def test_with_the_batch_fixed_no_node_computes_a_shape(make_head: Callable[[], HeadBundle], tmp_path: Path) -> None:
     """ONNX Runtime puts such nodes on the CPU, and a session that refuses the CPU would not open."""
-    bundle, written = make_head(), workspace() / "optimised.onnx"
+    bundle, written = make_head(), tmp_path / "optimised.onnx"
     counts = []
     for fixed in (False, True):
         options = new_session_options({})
@@ -219,12 +219,10 @@ def test_a_session_that_comes_back_with_other_providers_is_refused() -> None:
         engine.step(inputs(default_head(), 1)[0], 0)
 
 
-def test_a_damaged_graph_is_the_files_fault() -> None:
-    folder = workspace() / "no-graph"
-    folder.mkdir(exist_ok=True)
-    (folder / "model.onnx").write_bytes(b"not a graph")
+def test_a_damaged_graph_is_the_files_fault(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ArtefactError, match=r"ONNX Runtime refuses .*export the head again"):
-        open_session(replace(default_head(), path=folder), "AzureExecutionProvider", new_session_options({}))
+        open_session(replace(default_head(), path=tmp_path), "AzureExecutionProvider", new_session_options({}))
 
 
 def test_both_engines_refuse_the_cpu_and_lower_nothing_by_themselves(tmp_path: Path) -> None:

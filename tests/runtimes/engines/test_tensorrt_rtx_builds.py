@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,15 @@ def int8_graph(flavour: str, preset: str, conditional: bool, opset: int) -> tupl
     return replace(bundle, precision=flavour), quantiser.quantise(quantiser.layers[:1])
 
 
-@pytest.mark.parametrize("preset", ["edge", "paper"])
-@pytest.mark.parametrize("conditional", [False, True])
-@pytest.mark.parametrize("opset", [20, 17])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-trt"])
+KINDS = list(product(["edge", "paper"], [False, True], [20, 17], ["fp32", "fp16", "int8-trt"]))
+QUICK = [*(("edge", False, 20, precision) for precision in ("fp32", "fp16", "int8-trt")), ("paper", True, 17, "fp32")]
+"""Every preset, opset and precision, with and without classes."""
+
+
+@pytest.mark.parametrize(
+    ("preset", "conditional", "opset", "precision"),
+    [pytest.param(*kind, marks=() if kind in QUICK else pytest.mark.full) for kind in KINDS],
+)
 def test_builds_step_graphs_in_the_types_they_have(preset: str, conditional: bool, opset: int, precision: str) -> None:
     kind = (preset, conditional, opset)
     bundle, model = int8_graph(precision, *kind) if precision == "int8-trt" else graph(*kind, precision)
