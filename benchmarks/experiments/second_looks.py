@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collafuse_edge.data import Selection, load_images
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.upload import make_shard, upload_images
 from collafuse_edge.upload.brownian import level_time, path_value, path_weights
 from collafuse_edge.upload.key import image_digest
@@ -113,7 +114,7 @@ def findings(parts: Sequence[tuple[Images, float]], together: bool) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         for images, cut_ratio in parts:
             plan = SplitPlan(images.shape[1:], cut_ratio=cut_ratio)
-            done = upload_images(Path(folder) / "shard", images, plan, "upload", key=Path(folder) / "key")
+            done = upload_images(Path(folder) / "shard", images, plan, UploadSettings(key=Path(folder) / "key"))
             for finding in (*done.warnings, *done.notes):
                 if finding.count:
                     found[finding.kind] = max(finding.count, found.get(finding.kind, 0))

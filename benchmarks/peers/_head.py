@@ -31,12 +31,12 @@ def trained_head(work: Path) -> tuple[Path, HeadBundle]:
         from collafuse_edge.training.presets import network_config
         from collafuse_edge.training.settings import TrainSettings
         from collafuse_edge.training.tasks import ClientTask
-        from collafuse_export import export_head
+        from collafuse_export import ExportSettings, export_head
 
         task = ClientTask(PLAN, _phantoms(TRAIN_IMAGES, 0))
         settings = TrainSettings(steps=TRAIN_STEPS, batch_size=16, warmup_steps=20, ema_decay=0.9)
         train(TrainRun(task, network_config(PRESET, PLAN), settings, head, resume=True, cpu=True))
-        export_head(head, bundle, step_counts=(STEPS,), sampler=Sampler())
+        export_head(head, bundle, ExportSettings(step_counts=(STEPS,), sampler=Sampler()))
     return head, read_bundle(bundle)
 
 
@@ -45,7 +45,7 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
     bundle = work / f"{PRESET}.{precision}.head"
     if not bundle.exists():
         _require_torch(work)
-        from collafuse_export import export_head
+        from collafuse_export import ExportSettings, export_head
 
         calibration = Handover(
             x_tc=handover_tensors(CALIBRATION_TENSORS, CALIBRATION_SEED),
@@ -57,7 +57,9 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
             server_sha256=None,
         )
         head, _ = trained_head(work)
-        export_head(head, bundle, step_counts=(STEPS,), precision=precision, calibration=calibration, force=True)
+        export_head(
+            head, bundle, ExportSettings(step_counts=(STEPS,), precision=precision, calibration=calibration), force=True
+        )
     return read_bundle(bundle)
 
 

@@ -13,13 +13,13 @@ from heads import default_head
 from places import ROOT
 
 import collafuse_edge
-from collafuse_edge import api
+from collafuse_edge import EngineOptions, api
 from collafuse_runtimes.diffusion.noise import noise_batch
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.handover import Handover
 
 NAMES = [
-    "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "infer", "load_images",
+    "EngineOptions", "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "infer", "load_images",
     "make_handover", "open_engine", "read_bundle", "read_handover", "read_plan", "train_head", "train_server",
     "upload_images", "verify", "write_handover", "write_plan",
 ]  # fmt: skip
@@ -60,15 +60,15 @@ def test_importing_the_package_loads_nothing_and_the_names_load_no_torch() -> No
 def test_paths_are_str_or_path(site: Path) -> None:
     bundle, tensors = str(default_head().path), str(site / "x.tc.safetensors")
     assert api.read_plan(str(site / "plan.json")) == default_head().plan
-    assert api.verify(bundle, threads=1).passed
+    assert api.verify(bundle, options=EngineOptions(threads=1)).passed
     images = api.infer(bundle, tensors, str(site / "images"))
     assert images.shape == (TENSORS, *default_head().plan.image_shape)
     np.testing.assert_array_equal(np.load(site / "images" / "images.npz")["images"], images)
     np.testing.assert_array_equal(api.infer(Path(bundle), Path(tensors)), images)
-    with api.open_engine(bundle, "ort-cpu", threads=1) as engine:
+    with api.open_engine(bundle, "ort-cpu", EngineOptions(threads=1)) as engine:
         np.testing.assert_allclose(engine.denoise(api.read_handover(tensors).x_tc, seed=5), images, atol=1e-5)
     with pytest.raises(InputError, match="threads 0 out of range"):
-        api.open_engine(bundle, threads=0)
+        api.open_engine(bundle, options=EngineOptions(threads=0))
 
 
 def test_infer_without_a_folder_writes_nothing(site: Path) -> None:

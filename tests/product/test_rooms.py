@@ -31,7 +31,7 @@ LAYERS = {
     ),
     "collafuse_benchmarks": ({"measure", "commands"}, {"pages"}, {"latency"}, {"energy"}, {"split"}, {"reports"}),
     "collafuse_edge": (
-        {"torch_threads", "init", "data", "evaluation", "handoff"}, {"upload"}, {"training"},
+        {"torch_threads", "settings", "data", "evaluation", "handoff"}, {"init", "upload"}, {"training"},
         {"importing", "artefacts", "demo", "api"}, {"cli"}, {"__main__"},
     ),
 }  # fmt: skip

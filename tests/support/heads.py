@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.files.bundle import HeadBundle
-from collafuse_runtimes.files.checkpoint import NetworkConfig, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import (
+    Description,
+    NetworkConfig,
+    load_network,
+    read_checkpoint,
+    write_checkpoint,
+)
 from collafuse_runtimes.files.handover import Handover
 
 CLASSES = 3
@@ -62,7 +68,9 @@ def checkpoint(plan: SplitPlan = PLAN, conditional: bool = False, seed: int = 0)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     path = workspace() / f"{plan.fingerprint[:8]}-{conditional}-{seed}.checkpoint"
     config = NetworkConfig("test", unet, CLASSES if conditional else None)
-    write_checkpoint(path, role="client", plan=plan, network=config, model=weights, ema=weights, training={"steps": 0})
+    write_checkpoint(
+        path, Description(role="client", plan=plan, network=config), model=weights, ema=weights, training={"steps": 0}
+    )
     return path
 
 
@@ -80,11 +88,13 @@ def head(
     return export_head(
         checkpoint(plan, conditional),
         workspace() / f"{number}.head",
-        step_counts=step_counts,
-        sampler=sampler or Sampler(),
-        precision=precision,
-        opset=opset,
-        calibration=calibration(plan, 6) if is_int8 else None,
+        ExportSettings(
+            step_counts=step_counts,
+            sampler=sampler or Sampler(),
+            precision=precision,
+            opset=opset,
+            calibration=calibration(plan, 6) if is_int8 else None,
+        ),
         force=precision != "fp32",
     )
 

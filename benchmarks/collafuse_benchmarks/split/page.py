@@ -7,9 +7,9 @@ from collafuse_benchmarks.pages import plots
 from collafuse_benchmarks.pages.document import NOT_MEASURED, Block, Document, Heading, Paragraph, Plot, Table, figure
 from collafuse_benchmarks.pages.folder import Stamp
 from collafuse_benchmarks.pages.sections import cv_cell, interval_cell, machine_section, opening
-from collafuse_benchmarks.split.choice import Limits
 from collafuse_benchmarks.split.parts import Part, Row
 from collafuse_benchmarks.split.report import SplitReport
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_benchmarks.split.table import ShareCheck, Side, SplitRow
 
 WHAT = (

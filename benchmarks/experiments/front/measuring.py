@@ -14,9 +14,9 @@ from collafuse_edge.data import Selection, load_images
 from collafuse_edge.evaluation.extractor import features_of
 from collafuse_edge.evaluation.kid import kid_on_reference_scale
 from collafuse_edge.evaluation.pyramid import pyramid_score
-from collafuse_edge.handoff.server_steps import make_handover
+from collafuse_edge.handoff.server_steps import HandoverSettings, make_handover
 from collafuse_export.golden import handover_of
-from collafuse_export.to_bundle import export_with_report
+from collafuse_export.to_bundle import ExportSettings, Fit, export_with_report
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
@@ -65,7 +65,8 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
     if path.exists():
         return read_bundle(path), said.read_text() if said.exists() else None
     path.parent.mkdir(exist_ok=True)
-    options: dict[str, Any] = {"precision": way.precision, "force": True}
+    options: dict[str, Any] = {"precision": way.precision}
+    fit = Fit()
     checkpoint = folder.head(way.network, way.cut_ratio, seed)
     if way.made == "distilled":
         checkpoint = folder.distilled(way.network, way.cut_ratio, seed, way.steps)
@@ -74,12 +75,12 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
     if not checkpoint.exists():
         return None, NOT_TRAINED
     if way.made == "fitted":
-        options["fit_to"] = own_images(folder, seed, "train")
-        options["judge_on"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)
+        judge_on = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)
+        fit = Fit(own_images(folder, seed, "train"), judge_on=judge_on)
     if way.precision != "fp32":
         options["calibration"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)
     try:
-        bundle, report = export_with_report(checkpoint, path, **options)
+        bundle, report = export_with_report(checkpoint, path, ExportSettings(**options), fit, force=True)
     except CheckFailed as error:
         return None, str(error)
     if report is not None:
@@ -98,8 +99,14 @@ def handed_over(folder: Folder, cut_ratio: float, seed: int, count: int, first: 
         name = max((n for n, (kind, c) in SERVERS.items() if kind == "v" and c <= cut_ratio), key=lambda n: SERVERS[n])
         server = None if cut_ratio == 1.0 else folder.server(name, seed)
         steps = None if server is None else min(SERVER_STEPS, plan.t_c)
-        write_handover(path, make_handover(plan, server, count=count, seed=100 + seed, first_index=first, steps=steps,
-                                           sampler=SERVER_SAMPLER))  # fmt: skip
+        write_handover(
+            path,
+            make_handover(
+                plan,
+                server,
+                HandoverSettings(count=count, seed=100 + seed, first_index=first, steps=steps, sampler=SERVER_SAMPLER),
+            ),
+        )
     return read_handover(path)
 
 

@@ -11,7 +11,7 @@ from training import CLIENTS, SERVERS, Folder
 from ways import DDIM, DDPM, TWO_M
 
 from collafuse_edge.evaluation.pyramid import laplacian_pyramid, level_distances, sliced_wasserstein
-from collafuse_edge.handoff.server_steps import make_handover
+from collafuse_edge.handoff.server_steps import HandoverSettings, make_handover
 from collafuse_export.golden import handover_of
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.samplers import Sampler
@@ -34,7 +34,7 @@ def measure_server(out: Path, name: str, seed: int) -> None:
     for sampler, steps in SERVER_WAYS:
         if steps <= plan.t_c:
             x_n = make_handover(
-                plan, folder.server(name, seed), count=COUNT, seed=seed, steps=steps, sampler=sampler
+                plan, folder.server(name, seed), HandoverSettings(count=COUNT, seed=seed, steps=steps, sampler=sampler)
             ).x_tc
             rows.append({"sampler": asdict(sampler), "way": f"{steps} {sampler.text}", **distances(real, x_n)})
             print(name, seed, rows[-1], flush=True)

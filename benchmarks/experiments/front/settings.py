@@ -18,8 +18,8 @@ from training import CLIENTS, HEADS, SEEDS, SERVER, TRAINING, Folder
 from ways import TWO_M, Way
 
 from collafuse_benchmarks.commands import run
-from collafuse_edge.handoff.server_steps import make_handover
-from collafuse_export import export_head
+from collafuse_edge.handoff.server_steps import HandoverSettings, make_handover
+from collafuse_export import ExportSettings, export_head
 from collafuse_export.golden import handover_of
 from collafuse_runtimes.files.bundle import read_bundle
 from collafuse_runtimes.files.plan_file import read_plan
@@ -92,7 +92,7 @@ def measure_trial(out: Path, extractor: Path, trial: Trial) -> None:
     else:
         path = folder.out / "heads" / f"settings.{trial.name}.head"
         if not path.exists():
-            export_head(trial.checkpoint(folder), path, step_counts=(WAY.steps,), sampler=WAY.sampler)
+            export_head(trial.checkpoint(folder), path, ExportSettings(step_counts=(WAY.steps,), sampler=WAY.sampler))
         measured |= quality(folder, read_bundle(path), WAY, trial.seed, extractor)[0]
     trial.record(folder).write_text(json.dumps(measured, indent=2))
     print(trial.name, measured, flush=True)
@@ -101,6 +101,9 @@ def measure_trial(out: Path, extractor: Path, trial: Trial) -> None:
 def _server(folder: Folder, trial: Trial) -> dict[str, float]:
     plan = read_plan(folder.plan(CUT))
     held_out = np.concatenate([own_images(folder, k, "test") for k in range(len(CLIENTS))])
-    x_n = make_handover(plan, trial.checkpoint(folder), count=COUNT, seed=trial.seed, steps=min(SERVER_STEPS, plan.t_c),
-                        sampler=TWO_M).x_tc  # fmt: skip
+    x_n = make_handover(
+        plan,
+        trial.checkpoint(folder),
+        HandoverSettings(count=COUNT, seed=trial.seed, steps=min(SERVER_STEPS, plan.t_c), sampler=TWO_M),
+    ).x_tc
     return distances(handover_of(held_out, plan), x_n)
