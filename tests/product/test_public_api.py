@@ -19,9 +19,9 @@ from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.handover import Handover
 
 NAMES = [
-    "EngineOptions", "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "infer", "load_images",
-    "make_handover", "open_engine", "read_bundle", "read_handover", "read_plan", "train_head", "train_server",
-    "upload_images", "verify", "write_handover", "write_plan",
+    "EngineOptions", "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "infer",
+    "load_images", "make_handover", "open_engine", "read_bundle", "read_handover", "read_plan", "train_head",
+    "train_server", "upload_images", "verify", "write_handover", "write_plan",
 ]  # fmt: skip
 TENSORS = 3
 

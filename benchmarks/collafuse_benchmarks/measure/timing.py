@@ -1,11 +1,11 @@
 """How often a thing is timed: warm-up, then runs until there are enough and enough time has passed."""
 
 import gc
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from collafuse_runtimes.device.turns import in_turns
 from collafuse_runtimes.errors import InputError
 
 Measure = Callable[[int], Sequence[float]]
@@ -116,16 +116,14 @@ def collect_in_turns(
         on_turn: told (turns done, turns in all).
     """
     samples: Turns = {name: [] for name in measures}
-    done, order = 0, random.Random(0)
+    done = 0
     try:
-        for _ in range(TURNS):
-            for name in order.sample(sorted(measures), len(measures)):
-                time.sleep(SETTLE_S)
-                measures[name](done)
-                samples[name].append(_turn(measures[name], mode, clock))
-                done += 1
-                save(samples)
-                on_turn(done, TURNS * len(measures))
+        for _, name in in_turns(sorted(measures), TURNS, SETTLE_S):
+            measures[name](done)
+            samples[name].append(_turn(measures[name], mode, clock))
+            done += 1
+            save(samples)
+            on_turn(done, TURNS * len(measures))
     except BaseException:
         save(samples)
         raise
