@@ -153,7 +153,19 @@ def test_the_table_is_readable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     lines = describe_doctor(examine(default_head(), orin_nano(tmp_path)))
     assert all(len(line) <= doctor.TABLE_WIDTH or " " not in line.strip() for line in lines)
     starts = {line.split(maxsplit=1)[0] for line in lines if not line.startswith(" ")}
-    facts = {"machine", "board", "CPU", "GPU", "heat", "throttle", "memory", "packages", "providers", "telemetry"}
+    facts = {
+        "works",
+        "machine",
+        "board",
+        "CPU",
+        "GPU",
+        "heat",
+        "throttle",
+        "memory",
+        "packages",
+        "providers",
+        "telemetry",
+    }
     assert starts - {"source", "unknown"} == {*facts, *ENGINES} - {"fake"}
     (good,) = [line for line in lines if line.startswith("ort-cpu ")]
     assert "cpu  works: fp32, the golden trajectories hold, max-abs " in good
