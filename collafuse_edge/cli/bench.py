@@ -287,9 +287,12 @@ def _report(place: ReportPlace, kind: str, make_document: "MakeDocument[Report]"
 def _print_report(saved: "Stamped[Report]", out: Path | None, note: str | None, as_json: bool) -> None:
     from collafuse_benchmarks.pages.document import to_brief
 
-    lines = [to_brief(saved.document()).rstrip("\n")]
+    document = saved.document()
+    lines = [to_brief(document).rstrip("\n")]
     if out is not None:
         lines.append(f"wrote     {out}")
+    elif document.appendix:
+        lines.append("note      the state of the machine and all samples: with --out FOLDER, or --json")
     if note is not None:
         lines.append(f"note      {note}")
     emit(saved.payload, as_json, *lines)

@@ -47,7 +47,7 @@ def energy_document(report: EnergyReport, stamp: Stamp) -> Document:
     ]
     title = f"Energy of {report.subject.bundle} on {report.engine.name}"
     machine = machine_section(report.state_before, report.state_after, report.changes)
-    return Document(title, tuple(blocks), _answer(report), machine)
+    return Document(title, tuple(blocks), (Paragraph(_answer(report)),), machine)
 
 
 def _answer(report: EnergyReport) -> str:

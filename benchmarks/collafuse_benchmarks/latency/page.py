@@ -64,7 +64,7 @@ def latency_document(report: LatencyReport, stamp: Stamp) -> Document:
     ]
     title = f"Latency of {report.subject.bundle} on {engine.name}"
     machine = machine_section(report.state_before, report.state_after, report.changes)
-    return Document(title, tuple(blocks), _answer(report), machine)
+    return Document(title, tuple(blocks), (Paragraph(_answer(report)),), machine)
 
 
 def _answer(report: LatencyReport) -> str:

@@ -48,19 +48,19 @@ class Document:
     Attributes:
         title: its heading.
         blocks: what a person reads.
-        answer: in one line what was found; the page begins with it. Empty where ``blocks`` do.
+        answer: what was found, in a few lines: first on a terminal, and below the title on a page.
         appendix: what only a page has, and no terminal: the state of the machine.
     """
 
     title: str
     blocks: tuple[Block, ...]
-    answer: str = ""
+    answer: tuple[Block, ...] = ()
     appendix: tuple[Block, ...] = ()
 
     @property
     def every_block(self) -> tuple[Block, ...]:
         """All of the page below its title, in order."""
-        return (*((Paragraph(self.answer),) if self.answer else ()), *self.blocks, *self.appendix)
+        return (*self.answer, *self.blocks, *self.appendix)
 
     @property
     def has_plots(self) -> bool:
@@ -85,16 +85,16 @@ def megabytes(value: int | None) -> str:
 
 def to_markdown(document: Document) -> str:
     """Plots are left out: they are in the HTML page."""
-    return _joined([f"# {document.title}"], document.every_block)
+    return "\n\n".join([f"# {document.title}", *_parts(document.every_block)]) + "\n"
 
 
 def to_brief(document: Document) -> str:
     """For a terminal: the answer first, then the page without its appendix."""
-    begun = [document.answer] if document.answer else []
-    return _joined([*begun, f"# {document.title}"], document.blocks)
+    return "\n\n".join([*_parts(document.answer), f"# {document.title}", *_parts(document.blocks)]) + "\n"
 
 
-def _joined(parts: list[str], blocks: Sequence[Block]) -> str:
+def _parts(blocks: Sequence[Block]) -> list[str]:
+    parts = []
     for block in blocks:
         match block:
             case Heading(text):
@@ -106,7 +106,7 @@ def _joined(parts: list[str], blocks: Sequence[Block]) -> str:
                 parts.append("\n".join(lines))
             case Plot():
                 continue
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
