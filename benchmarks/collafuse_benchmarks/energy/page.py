@@ -52,6 +52,7 @@ def energy_document(report: EnergyReport, stamp: Stamp) -> Document:
 
 def _answer(report: EnergyReport) -> str:
     """What the sensors saw of an image; the time alone where there is none."""
+    reasons = [f"{sensor.info.name}: {sensor.gross.reason}" for sensor in report.energy.sensors]
     seen = [
         f"{figure(sensor.gross.mean)} J an image gross, {figure(sensor.net.mean)} J net by {sensor.info.name} "
         f"({sensor.info.scope})"
@@ -59,7 +60,7 @@ def _answer(report: EnergyReport) -> str:
         if sensor.gross.mean is not None
     ]
     summary = report.call_ms.summary
-    joules = "; ".join(seen) or f"No energy figure ({report.energy.reason or 'no trial came to its end'})"
+    joules = "; ".join(seen) or f"No energy figure ({'; '.join(reasons) or report.energy.reason})"
     time = "no head call was timed" if summary is None else f"{figure(summary.median, 3)} ms a head call"
     use = f"with {report.engine.name}, {report.subject.steps} steps, {report.batch} at once"
     return f"{joules}; {time} {use}{verdict(report.check)}."
