@@ -71,6 +71,16 @@ def test_paths_are_str_or_path(site: Path) -> None:
         api.open_engine(bundle, options=EngineOptions(threads=0))
 
 
+def test_a_misspelt_engine_option_is_refused_and_its_paths_are_str_or_path() -> None:
+    assert EngineOptions(cache="engines", checkpoint=Path("head")) == EngineOptions(  # type: ignore[arg-type]
+        cache=Path("engines"), checkpoint=Path("head")
+    )
+    with pytest.raises(TypeError, match="thread"):
+        EngineOptions(thread=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="threads"):
+        api.verify(default_head(), threads=1)  # type: ignore[call-arg]
+
+
 def test_infer_without_a_folder_writes_nothing(site: Path) -> None:
     before = sorted(site.parent.rglob("*"))
     api.infer(default_head(), api.read_handover(site / "x.tc.safetensors"))
