@@ -42,7 +42,7 @@ def test_the_list_is_this_and_every_name_is_documented() -> None:
     for name in NAMES:
         assert getattr(collafuse_edge, name) is getattr(api, name)
         assert inspect.getdoc(getattr(api, name))
-    with pytest.raises(AttributeError, match="has no attribute 'trian'; it has: NetworkConfig, "):
+    with pytest.raises(AttributeError, match="has no attribute 'trian'; it has: EngineOptions, NetworkConfig, "):
         _ = collafuse_edge.trian
 
 
