@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from collafuse_edge.training.settings import TrainSettings
     from collafuse_runtimes.diffusion.plan import SplitPlan
     from collafuse_runtimes.diffusion.samplers import Sampler
+    from collafuse_runtimes.engine_options import EngineOptions
     from collafuse_runtimes.files.checkpoint import NetworkConfig
 
 __all__ = [
+    "EngineOptions",
     "NetworkConfig",
     "Sampler",
     "SplitPlan",

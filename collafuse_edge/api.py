@@ -17,7 +17,7 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
-from collafuse_runtimes.engines import Engine, EngineOptions
+from collafuse_runtimes.engines import DEFAULTS, Engine, EngineOptions
 from collafuse_runtimes.engines import open_engine as _open_engine
 from collafuse_runtimes.files import bundle as _bundle
 from collafuse_runtimes.files import handover as _handover
@@ -86,24 +86,24 @@ def write_handover(path: StrPath, handover: Handover, dtype: str = "float32") ->
     _handover.write_handover(Path(path), handover, dtype)
 
 
-def open_engine(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", **options: Any) -> Engine:
+def open_engine(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", options: EngineOptions = DEFAULTS) -> Engine:
     """An engine for a head, to be used as ``with open_engine(head) as engine: engine.denoise(x_tc, steps)``.
 
     Args:
         bundle: a head bundle, or where it lies.
         engine: "ort-cpu", "ort-cuda", "openvino", "tensorrt" ...; `collafuse-edge doctor` lists them.
-        options: fields of ``EngineOptions``: threads (1 to 1024), spinning, gpu (index of the GPU, from 0), cache,
-            trust_bundle, checkpoint. Each engine takes some of them.
+        options: threads (1 to 1024), spinning, gpu (index of the GPU, from 0), cache, trust_bundle, checkpoint: e.g.
+            ``EngineOptions(threads=2)``. Each engine takes some of them.
 
     Raises:
         EngineUnavailable: the engine cannot run here; the message says why.
         InputError: an option that this engine does not take, or a precision that it does not run.
         ArtefactError: the bundle is damaged.
     """
-    return _open_engine(_read(bundle), engine, _options(options))
+    return _open_engine(_read(bundle), engine, options)
 
 
-def verify(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", **options: Any) -> VerifyReport:
+def verify(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", options: EngineOptions = DEFAULTS) -> VerifyReport:
     """Whether an engine computes what the trained network computed: its golden trajectories, step by step.
 
     ``report.passed`` says it; ``report.require_passed(name)`` raises CheckFailed with the figures.
@@ -113,7 +113,7 @@ def verify(bundle: HeadBundle | StrPath, engine: str = "ort-cpu", **options: Any
     """
     from collafuse_runtimes.verify import verify_bundle
 
-    return verify_bundle(_read(bundle), engine, _options(options))
+    return verify_bundle(_read(bundle), engine, options)
 
 
 def infer(
@@ -122,39 +122,39 @@ def infer(
     out: StrPath | None = None,
     *,
     engine: str = "ort-cpu",
+    options: EngineOptions = DEFAULTS,
     steps: int | None = None,
     labels: npt.NDArray[Any] | None = None,
     batch_size: int = 8,
     overwrite: bool = False,
     on_step: Callable[[int, int], None] | None = None,
-    **options: Any,
 ) -> Float32Array:
     """Finish hand-over tensors: (N, C, H, W) float32 images in [-1, 1].
 
     Args:
         handover: N hand-over tensors of the head's plan, or their file.
         out: a new folder for the images as PNG and npz; None writes nothing.
+        engine, options: as ``open_engine``.
         steps: a step count that is baked into the head; None is its first.
         labels: (N,) integers, 0 to num_classes - 1, exactly for conditional heads.
         batch_size: images at once, at least 1; changes speed and memory, not the images.
         overwrite: whether ``out`` may be a folder that an earlier call wrote.
         on_step: called with (steps done, steps in all).
-        options: as ``open_engine``.
 
     Raises:
         PlanMismatch: head and tensors were made for different plans.
         InputError, EngineUnavailable, ArtefactError: as ``open_engine``; ``out`` holds something.
         CheckFailed: the engine does not compute the head's network, or an image holds NaN or Inf.
     """
-    from collafuse_runtimes.infer import finish_tensors, run_inference
+    from collafuse_runtimes.infer import InferSettings, finish_tensors, run_inference
 
-    head = _read(bundle)
+    head, settings = _read(bundle), InferSettings(engine, options, steps, batch_size)
     tensors = handover if isinstance(handover, Handover) else read_handover(handover)
-    how: dict[str, Any] = {"engine_name": engine, "steps": steps, "labels": labels, "batch_size": batch_size}
-    how |= {"engine_options": _options(options), "on_step": on_step}
     if out is None:
-        return finish_tensors(head, tensors, **how)
-    return run_inference(head, tensors, Path(out), overwrite=overwrite, **how).images
+        return finish_tensors(head, tensors, settings, labels=labels, on_step=on_step)
+    where = Path(out)
+    done = run_inference(head, tensors, where, settings, labels=labels, on_step=on_step, overwrite=overwrite)
+    return done.images
 
 
 def load_images(source: StrPath, image_shape: tuple[int, int, int], **selection: Any) -> "ImageSet":
@@ -193,10 +193,11 @@ def upload_images(
         ArtefactError: key, ledger or shard cannot be read or written.
         CheckFailed: ``strict``, and there is something to warn of.
     """
+    from collafuse_edge.settings import UploadSettings
     from collafuse_edge.upload import upload_images
 
-    where = None if key is None else Path(key)
-    return upload_images(Path(out), images, _plan(plan), "upload", key=where, strict=strict)
+    settings = UploadSettings(key=None if key is None else Path(key), strict=strict)
+    return upload_images(Path(out), images, _plan(plan), settings)
 
 
 def train_head(
@@ -305,12 +306,10 @@ def make_handover(
         ArtefactError: the checkpoint is damaged.
         EngineUnavailable: the [train] extra is not installed.
     """
-    from collafuse_edge.handoff.server_steps import make_handover
+    from collafuse_edge.handoff.server_steps import DEFAULT_SAMPLER, HandoverSettings, make_handover
 
-    where = None if server is None else Path(server)
-    return make_handover(
-        _plan(plan), where, count=count, seed=seed, first_index=first_index, steps=steps, sampler=sampler, device=device
-    )
+    where, way = None if server is None else Path(server), sampler or DEFAULT_SAMPLER
+    return make_handover(_plan(plan), where, HandoverSettings(count, seed, first_index, steps, way, device=device))
 
 
 def export_head(
@@ -345,13 +344,11 @@ def export_head(
         CheckFailed: the graph differs from the network, or a lower precision is not worth it.
         EngineUnavailable: the [export] extra is not installed.
     """
-    from collafuse_export import export_head
+    from collafuse_export import ExportSettings, export_head
 
     tensors = calibration if calibration is None or isinstance(calibration, Handover) else read_handover(calibration)
-    return export_head(
-        Path(checkpoint), Path(out), cut_ratio=cut_ratio, step_counts=steps, sampler=sampler, precision=precision,
-        opset=opset, calibration=tensors, overwrite=overwrite,
-    )  # fmt: skip
+    settings = ExportSettings(cut_ratio, steps, sampler, None, precision, opset, tensors)
+    return export_head(Path(checkpoint), Path(out), settings, overwrite=overwrite)
 
 
 def evaluate(generated: StrPath, real: "Float32Array | ImageSet", extractor: StrPath) -> "KidScore":
@@ -410,8 +407,3 @@ def _read(bundle: HeadBundle | StrPath) -> HeadBundle:
 
 def _plan(plan: SplitPlan | StrPath) -> SplitPlan:
     return plan if isinstance(plan, SplitPlan) else read_plan(plan)
-
-
-def _options(options: dict[str, Any]) -> EngineOptions:
-    paths = {name: Path(options[name]) for name in ("checkpoint", "cache") if options.get(name) is not None}
-    return EngineOptions(**{**options, **paths})

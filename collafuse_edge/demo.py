@@ -93,6 +93,7 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
         CheckFailed: the exported graph does not reproduce the network.
     """
     from collafuse_edge.init import init_plan
+    from collafuse_edge.settings import PlanSettings
     from collafuse_runtimes.files.images import write_contact_sheet
 
     for name in NEEDS:
@@ -104,9 +105,8 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
     out.mkdir(parents=True)
     size = str(IMAGE_SHAPE[1])
     say(f"init --size {size} --timesteps {TIMESTEPS} --cut-ratio {CUT_RATIO} --server-prediction {SERVER_PREDICTION}")
-    plan = init_plan(
-        out / "plan.json", size, IMAGE_SHAPE[0], TIMESTEPS, "cosine", CUT_RATIO, server_prediction=SERVER_PREDICTION
-    )
+    settings = PlanSettings(IMAGE_SHAPE[0], TIMESTEPS, cut_ratio=CUT_RATIO, server_prediction=SERVER_PREDICTION)
+    plan = init_plan(out / "plan.json", size, settings)
     sites = [_upload(out, i, plan, say) for i in range(len(CLIENTS))]
     _train_server(out, sites, say, on_step)
     finished = [_finish(site, _train_head(site, plan, say, on_step), plan, out / "server", say) for site in sites]
@@ -132,13 +132,14 @@ def demo_table(result: DemoResult) -> list[str]:
 
 def _upload(out: Path, number: int, plan: SplitPlan, say: Say) -> _Site:
     from collafuse_edge.data import load_images
+    from collafuse_edge.settings import UploadSettings
     from collafuse_edge.upload import upload_images
 
     name, source = f"client{number}", f"phantom:{CLIENTS[number]}:{TRAINING_IMAGES}"
     site = _Site(name, source, load_images(source, IMAGE_SHAPE).images, out / name, out / f"{name}.shard.safetensors")
     site.folder.mkdir()
     say(f"upload --data {source} --plan plan.json --key {name}/upload.key --out {site.shard.name}")
-    upload_images(site.shard, site.x_0, plan, "upload", key=site.folder / "upload.key")
+    upload_images(site.shard, site.x_0, plan, UploadSettings(key=site.folder / "upload.key"))
     return site
 
 
@@ -191,8 +192,8 @@ def _finish(
 ) -> tuple[ClientResult, Float32Array, Float32Array, Float32Array]:
     """Hand-over, export, verify and inference of one client: table row, real, x_{t_c} and finished images."""
     from collafuse_benchmarks.measure.trajectory import trajectory_ms
-    from collafuse_edge.handoff.server_steps import make_handover
-    from collafuse_export import export_head
+    from collafuse_edge.handoff.server_steps import HandoverSettings, make_handover
+    from collafuse_export import ExportSettings, export_head
     from collafuse_runtimes.files.handover import write_handover
     from collafuse_runtimes.infer import run_inference
     from collafuse_runtimes.verify import verify_bundle
@@ -203,12 +204,12 @@ def _finish(
     say(f"handoff --plan plan.json --server server --count {PREVIEW} --seed {seed} {where}")
     begun = time.perf_counter()
     handover = make_handover(
-        plan, server, count=PREVIEW, seed=seed, steps=server_steps, sampler=SERVER_WAY, device="cpu"
+        plan, server, HandoverSettings(count=PREVIEW, seed=seed, steps=server_steps, sampler=SERVER_WAY, device="cpu")
     )
     server_ms = (time.perf_counter() - begun) * 1e3 / PREVIEW
     write_handover(tc_file, handover)
     say(f"export {site.name}/head {_options_of(HEAD_WAY, head_steps)} --out {site.name}/edge.head")
-    bundle = export_head(head, site.folder / "edge.head", step_counts=(head_steps,), sampler=HEAD_WAY)
+    bundle = export_head(head, site.folder / "edge.head", ExportSettings(step_counts=(head_steps,), sampler=HEAD_WAY))
     say(f"verify {site.name}/edge.head")
     report = verify_bundle(bundle)
     report.require_passed(str(bundle.path))

@@ -2,40 +2,30 @@
 
 from pathlib import Path
 
+from collafuse_edge.settings import PlanSettings
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.disk.found import require_replaceable
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.plan_file import FORMAT, read_plan, write_plan
 
 
-def init_plan(
-    out: Path,
-    size: str,
-    channels: int,
-    timesteps: int,
-    schedule: str,
-    cut_ratio: float,
-    prediction: str | None = None,
-    server_prediction: str | None = None,
-) -> SplitPlan:
+def init_plan(out: Path, size: str, settings: PlanSettings) -> SplitPlan:
     """Write ``out``; writing the same plan again is no error.
 
     Args:
         size: "32" or "HEIGHTxWIDTH".
-        prediction, server_prediction: "epsilon" or "v". None is what few steps need (benchmarks/results/front.md):
-            v for whoever starts from noise alone, the server, or the heads at c = 1; epsilon for other heads.
 
     Raises:
         InputError: a value is out of range, or ``out`` holds another plan.
         ArtefactError: ``out`` cannot be written.
     """
     plan = SplitPlan(
-        (channels, *sides(size)),
-        timesteps,
-        schedule,
-        prediction or ("v" if cut_ratio == 1 else "epsilon"),
-        cut_ratio,
-        server_prediction_type=server_prediction or "v",
+        (settings.channels, *sides(size)),
+        settings.timesteps,
+        settings.schedule,
+        settings.prediction or ("v" if settings.cut_ratio == 1 else "epsilon"),
+        settings.cut_ratio,
+        server_prediction_type=settings.server_prediction or "v",
     )
     require_replaceable(out, FORMAT, overwrite=True)
     if out.exists() and read_plan(out) != plan:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from collafuse_runtimes.device.cpus import threads_by_quota
-from collafuse_runtimes.engines import MAX_THREADS
+from collafuse_runtimes.engines.registry import MAX_THREADS
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.extras import needs
 

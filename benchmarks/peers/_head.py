@@ -35,7 +35,8 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
     bundle = work / f"{PRESET}.{precision}.head"
     if not bundle.exists():
         _require_torch(work)
-        from collafuse_export import export_with_report
+        from collafuse_export import ExportSettings
+        from collafuse_export import export_head as export
 
         calibration = Handover(
             x_tc=handover_tensors(CALIBRATION_TENSORS, CALIBRATION_SEED),
@@ -47,7 +48,8 @@ def lowered_head(work: Path, precision: str) -> HeadBundle:
             server_sha256=None,
         )
         head, _ = trained_head(work)
-        export_with_report(head, bundle, step_counts=(STEPS,), precision=precision, calibration=calibration, force=True)
+        settings = ExportSettings(step_counts=(STEPS,), precision=precision, calibration=calibration)
+        export(head, bundle, settings, force=True)
     return read_bundle(bundle)
 
 

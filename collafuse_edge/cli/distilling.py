@@ -1,5 +1,6 @@
 """The command distill: a trained head to one made for very few steps."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -9,12 +10,13 @@ from collafuse_edge.cli.exporting import HANDOVER_SUFFIX, JudgeOption
 from collafuse_edge.cli.parts.config import keeps_options
 from collafuse_edge.cli.parts.data_options import SELECTION_OPTIONS, DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.parts.fields import Values, takes
-from collafuse_edge.cli.parts.output import JsonOption, OutFolder, emit, progress, refuse_options
+from collafuse_edge.cli.parts.output import OutFolder, emit, progress, refuse_options
 from collafuse_edge.cli.parts.pace import Pace, warn_if_busy
-from collafuse_edge.cli.parts.training_options import CheckpointMinutes, Cpu, Resume, Threads, settings_for
+from collafuse_edge.cli.parts.training_options import TrainingProcess, settings_for
 from collafuse_edge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from collafuse_edge.training.distill import Distillation, DistillReport
     from collafuse_runtimes.diffusion.noise import Float32Array
     from collafuse_runtimes.engines.base import Labels
     from collafuse_runtimes.files.checkpoint import Checkpoint
@@ -24,12 +26,24 @@ TENSORS = 2048
 """Least number of tensors that images are noised to; each image gets as many draws as that takes."""
 
 
+@dataclass(frozen=True)
+class Student:
+    """The head to make, and by what."""
+
+    steps: Annotated[int, typer.Option(help="Denoising steps the new head is made for: 1, 2 or 4.")] = 2
+    train_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1500
+    judge_on: JudgeOption = None
+    teacher_steps: Annotated[int, typer.Option(help="Steps the teacher takes, by dpm++2m on karras levels.")] = 10
+
+
 @keeps_options
 @chooses_images
+@takes("student", Student)
 @takes(
     "training", TrainSettings, only=("batch_size", "learning_rate", "warmup_steps", "ema_decay", "seed"),
     learning_rate=3e-4, warmup_steps=20, ema_decay=0.995,
 )  # fmt: skip
+@takes("process", TrainingProcess)
 def distill(
     *,
     context: typer.Context,
@@ -41,16 +55,9 @@ def distill(
         ),
     ],
     out: OutFolder,
-    steps: Annotated[int, typer.Option(help="Denoising steps the new head is made for: 1, 2 or 4.")] = 2,
-    train_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1500,
-    judge_on: JudgeOption = None,
-    teacher_steps: Annotated[int, typer.Option(help="Steps the teacher takes, by dpm++2m on karras levels.")] = 10,
+    student: Student,
     training: Values,
-    checkpoint_minutes: CheckpointMinutes = 5.0,
-    resume: Resume = False,
-    cpu: Cpu = False,
-    threads: Threads = None,
-    as_json: JsonOption = False,
+    process: TrainingProcess,
 ) -> None:
     """Turn a trained head into one that needs 1, 2 or 4 steps, and no others; nothing leaves this machine.
 
@@ -60,23 +67,41 @@ def distill(
 
     from collafuse_edge.torch_threads import torch_threads
     from collafuse_edge.training.distill import Distillation, describe_distilled
-    from collafuse_edge.training.distill import distill as run
-    from collafuse_edge.training.resume import Progress
     from collafuse_runtimes.files.checkpoint import read_checkpoint
 
     if data.source.endswith(HANDOVER_SUFFIX):
         refuse_options(context, tuple(SELECTION_OPTIONS), "hand-over tensors are taken as they are")
-    settings = settings_for({"steps": train_steps, **training}, cpu)
+    settings = settings_for({"steps": student.train_steps, **training}, process.cpu)
     head = read_checkpoint(teacher, "client")
     tensors = _tensors(head, teacher, data)
     work = Distillation(
-        head, tensors.x_n, steps, settings, out, tensors.source, tensors.distinct, tensors.labels,
-        _server_tensors(judge_on, head, teacher), teacher_steps, checkpoint_minutes, resume, cpu,
+        head, tensors.x_n, student.steps, settings, out, tensors.source, tensors.distinct, tensors.labels,
+        _server_tensors(student.judge_on, head, teacher), student.teacher_steps, process.checkpoint_minutes,
+        process.resume, process.cpu,
     )  # fmt: skip
-    unjudged = judge_on is None and tensors.source == "images"
-    notes = [*tensors.notes, *([NOT_JUDGED] if unjudged else [])]
-    with torch_threads(threads), progress("distill", train_steps) as show:
-        pace, passed = Pace("distill", train_steps), 0
+    with torch_threads(process.threads):
+        checkpoint, report = _distill(work)
+    assert checkpoint.distilled is not None
+    unjudged = student.judge_on is None and tensors.source == "images"
+    emit(
+        {"checkpoint": str(out), **asdict(report), "weights_sha256": checkpoint.weights_sha256},
+        process.as_json,
+        *tensors.notes,
+        *([NOT_JUDGED] if unjudged else []),
+        f"made for  {checkpoint.distilled.text}",
+        *describe_distilled(report),
+        f"wrote     {out}",
+    )
+
+
+def _distill(work: "Distillation") -> "tuple[Checkpoint, DistillReport]":
+    """With a progress bar."""
+    from collafuse_edge.training.distill import distill
+    from collafuse_edge.training.resume import Progress
+
+    total = work.settings.steps
+    with progress("distill", total) as show:
+        pace, passed = Pace("distill", total), 0
 
         def on_step(state: Progress, images_per_second: float) -> None:
             nonlocal passed
@@ -84,17 +109,7 @@ def distill(
             show(passed, f"{pace.step(passed)} {images_per_second:.3g} images/s")
 
         warn_if_busy("distill")
-        checkpoint, report = run(work, on_step)
-    result = {"checkpoint": str(out), **asdict(report), "weights_sha256": checkpoint.weights_sha256}
-    assert checkpoint.distilled is not None
-    emit(
-        result,
-        as_json,
-        *notes,
-        f"made for  {checkpoint.distilled.text}",
-        *describe_distilled(report),
-        f"wrote     {out}",
-    )
+        return distill(work, on_step)
 
 
 class _Tensors(NamedTuple):

@@ -23,7 +23,8 @@ def evaluate(
     _, channels, height, width = found.images.shape
     real = data.load((channels, height, width))
     score = kid(real.images, found, extractor, real_name=real.source, generated_name=str(generated))
-    emit({**score.to_dict(), "notes": real.notes}, as_json, *note_lines(real), *describe_score(score))
+    answer, *details = describe_score(score)
+    emit({**score.to_dict(), "notes": real.notes}, as_json, answer, *note_lines(real), *details)
 
 
 def demo(

@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,31 +57,49 @@ def load_images(source: str, image_shape: tuple[int, int, int], selection: Selec
     rows = _rows_of_classes(source, parts, selection.classes)
     wanted = sum(map(len, rows))
     count = wanted if selection.limit is None else min(wanted, selection.limit)
-    images = _allocate(source, count, image_shape)
+    images, first = _allocate(source, count, image_shape), parts[0]
+    taken = _take(parts, rows, images)
+    if not taken.filled:
+        raise InputError(f"{source} has no image left after selection ({_in_words(selection)}); select less narrowly")
+    images, labels, conversions = images[: taken.filled], taken.labels, taken.conversions
+    lines = (
+        *head_lines(source, taken.filled, wanted, labels, first, selection),
+        *notes.lines(),
+        *conversions.lines(),
+        *duplicate_lines(images, labels, taken.names),
+    )
+    said = tuple(one_line(line) for line in lines)
+    return ImageSet(
+        images, labels, first.label_names, source, said, first.why_unlabelled, conversions.found, taken.names
+    )
+
+
+class _Taken(NamedTuple):
+    """What was read: how many images, their labels and names where they have them, and what was done to them."""
+
+    filled: int
+    labels: Int64Array | None
+    names: tuple[str, ...]
+    conversions: Conversions
+
+
+def _take(parts: Sequence[Source], rows: Sequence[Int64Array], images: Float32Array) -> _Taken:
+    """Fill ``images`` with these rows of the parts, in order, as far as both go."""
     labels: list[Int64Array] = []
     names: list[str] = []
-    conversions, filled = Conversions(image_shape), 0
+    conversions, filled = Conversions((images.shape[1], images.shape[2], images.shape[3])), 0
     for part, of_part in zip(parts, rows, strict=True):
         start = filled
-        for image in islice(part.read(of_part), count - filled):
+        for image in islice(part.read(of_part), len(images) - filled):
             conversions.see(image)
             fit(image, out=images[filled])
             filled += 1
         taken = of_part[: filled - start]
         labels += [] if part.labels is None else [part.labels[taken]]
         names += [part.row_names[row] for row in taken] if part.row_names else []
-    if not filled:
-        raise InputError(f"{source} has no image left after selection ({_in_words(selection)}); select less narrowly")
-    images, first = images[:filled], parts[0]
-    numbers = np.concatenate(labels) if labels else None
-    lines = (*head_lines(source, filled, wanted, numbers, first, selection), *notes.lines())
     for part in parts:
         conversions.notes.merge(part.notes)
-    lines += (*conversions.lines(), *duplicate_lines(images, numbers, names))
-    lines = tuple(one_line(line) for line in lines)
-    return ImageSet(
-        images, numbers, first.label_names, source, lines, first.why_unlabelled, conversions.found, tuple(names)
-    )
+    return _Taken(filled, np.concatenate(labels) if labels else None, tuple(names), conversions)
 
 
 def is_image_source(path: Path) -> bool:

@@ -190,7 +190,7 @@ def _made_by(record: ImageRecord | None) -> dict[str, Any]:
 
 
 def describe_score(score: KidScore) -> list[str]:
-    """Lines for people."""
+    """Lines for people; the first is the score."""
     error = (
         score.kid_error_reason
         if score.kid_error is None

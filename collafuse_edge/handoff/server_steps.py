@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,71 +27,80 @@ def default_steps(plan: SplitPlan, sampler: Sampler) -> int:
     return min(DEFAULT_STEPS, plan.t_c) if sampler.name == DEFAULT_SAMPLER.name else plan.t_c
 
 
+@dataclass(frozen=True)
+class HandoverSettings:
+    """What a server makes, and how.
+
+    Attributes:
+        count: images, at least 1.
+        seed: of all noise, the device's too.
+        first_index: number of the first image.
+        steps: server steps; None is ``default_steps``.
+        sampler: how they are taken.
+        timesteps: to run in place of ``steps``, from T-1 down to at least cut.
+        batch_size: images per network call.
+        device: torch device; None takes a GPU where there is one.
+    """
+
+    count: int
+    seed: int = 0
+    first_index: int = 0
+    steps: int | None = None
+    sampler: Sampler = DEFAULT_SAMPLER
+    timesteps: Sequence[int] | None = None
+    batch_size: int = 32
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch_size < 1:
+            raise InputError(f"count {self.count}, batch size {self.batch_size} out of range: must be at least 1")
+
+
 def make_handover(
-    plan: SplitPlan,
-    server: Path | None,
-    *,
-    count: int,
-    seed: int,
-    first_index: int = 0,
-    steps: int | None = None,
-    sampler: Sampler | None = None,
-    timesteps: Sequence[int] | None = None,
-    batch_size: int = 32,
-    device: str | None = None,
-    on_step: Callable[[int], None] | None = None,
+    plan: SplitPlan, server: Path | None, settings: HandoverSettings, on_step: Callable[[int], None] | None = None
 ) -> Handover:
     """Run timesteps T-1..cut of a plan.
 
     Args:
         server: checkpoint directory; None only where the plan leaves the server no step (c = 1).
-        count: images, at least 1.
-        steps: server steps; None is ``default_steps``.
-        sampler: default ``DEFAULT_SAMPLER``.
-        timesteps: to run in place of ``steps``, from T-1 down to at least cut.
-        device: torch device; default a GPU where there is one.
         on_step: called after every step of a batch with the steps done so far, those of all batches added.
 
     Raises:
-        InputError: count, seed, steps or device out of range, or a server is missing.
+        InputError: seed, steps or device out of range, or a server is missing.
         PlanMismatch: the server was trained for another plan, or not down to this plan's cut.
         ArtefactError: the server's checkpoint is damaged, or predicts NaN or Inf.
         EngineUnavailable: torch or diffusers is not installed.
     """
-    sampler = sampler or DEFAULT_SAMPLER
-    if count < 1 or batch_size < 1:
-        raise InputError(f"count {count}, batch size {batch_size} out of range: must be at least 1")
-    transitions = server_way(plan, steps, sampler, timesteps)
-    if timesteps is not None:
+    sampler, seed, first = settings.sampler, settings.seed, settings.first_index
+    transitions = server_way(plan, settings.steps, sampler, settings.timesteps)
+    if settings.timesteps is not None:
         sampler = replace(sampler, levels=GIVEN)
     check_seed(seed)
     checkpoint = _server_checkpoint(plan, server) if transitions else None
-    predict = open_predictor(checkpoint, device)[0] if checkpoint is not None else None
+    predict = open_predictor(checkpoint, settings.device)[0] if checkpoint is not None else None
+    x_tc = _room_for(settings.count, plan)
+    for start in range(0, settings.count, settings.batch_size):
+        rows = slice(start, min(start + settings.batch_size, settings.count))
+        indices = range(first + rows.start, first + rows.stop)
+        x = start_noise(plan, seed, indices)
+        if predict is not None:
+            noise = partial(_step_noise, seed, indices, plan)
+            before = start // settings.batch_size * len(transitions)
+            report = None if on_step is None else partial(_report_step, on_step, before)
+            x = denoise(x, plan, transitions, sampler, predict, noise=noise, on_step=report)
+        x_tc[rows] = x
+    timesteps = tuple(t for t, _ in transitions)
+    weights = checkpoint.weights_sha256 if checkpoint else None
+    return Handover(x_tc, plan, seed, first, sampler.to_dict(), timesteps, weights)
+
+
+def _room_for(count: int, plan: SplitPlan) -> Float32Array:
     try:
-        x_tc = np.empty((count, *plan.image_shape), dtype=np.float32)
+        return np.empty((count, *plan.image_shape), dtype=np.float32)
     except (MemoryError, ValueError):
         raise InputError(
             f"{count} images of {plan.image_shape} do not fit into memory; give a smaller --count"
         ) from None
-    for start in range(0, count, batch_size):
-        rows = slice(start, min(start + batch_size, count))
-        indices = range(first_index + rows.start, first_index + rows.stop)
-        x = start_noise(plan, seed, indices)
-        if predict is not None:
-            noise = partial(_step_noise, seed, indices, plan)
-            before = start // batch_size * len(transitions)
-            report = None if on_step is None else partial(_report_step, on_step, before)
-            x = denoise(x, plan, transitions, sampler, predict, noise=noise, on_step=report)
-        x_tc[rows] = x
-    return Handover(
-        x_tc=x_tc,
-        plan=plan,
-        seed=seed,
-        first_index=first_index,
-        sampler=sampler.to_dict(),
-        timesteps=tuple(t for t, _ in transitions),
-        server_sha256=checkpoint.weights_sha256 if checkpoint else None,
-    )
 
 
 def start_noise(plan: SplitPlan, seed: int, indices: range) -> Float32Array:

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from collafuse_edge.importing.scheduler import SchedulerMatch, check_scheduler
 from collafuse_runtimes.device.versions import git_commit, versions
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.extras import needs
-from collafuse_runtimes.files.checkpoint import ROLES, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import ROLES, Description, read_checkpoint, write_checkpoint
 from collafuse_runtimes.files.sealed import sha256_file
 from collafuse_runtimes.networks.foreign import class_name, read_config, require_no_monai, require_no_pickle
 from collafuse_runtimes.text import one_line
+
+if TYPE_CHECKING:
+    import torch
 
 CONDITIONS = ("vae", "vqvae", "text_encoder", "tokenizer", "transformer", "image_encoder", "controlnet")
 """Parts of pipelines whose network works on latents or needs a text."""
@@ -72,27 +75,22 @@ def import_network(source: Path, out: Path, role: str, plan: SplitPlan, schedule
         from diffusers.utils import logging
 
         from collafuse_edge.importing.unet import image_shape, load_unet, network_of
-    from collafuse_runtimes.networks.network import network_cost
 
     logging.set_verbosity_error()
     config = read_config(folder / "config.json")
     match = check_scheduler(read_config(scheduler_file), scheduler_file, plan, role, image_shape(config, plan))
     network = network_of(config, folder / "config.json", plan, role)
     loaded, types, files = load_unet(folder, network)
-    try:
-        parameters, flops = network_cost(loaded, plan.image_shape)
-    except RuntimeError as error:
-        reason = one_line(error, 200)
-        raise ArtefactError(f"{folder}: the network does not take images of {plan.image_shape}: {reason}") from None
+    parameters, text = _cost(loaded, folder, plan)
     weights = {name: weight.to(torch.float32).numpy() for name, weight in loaded.named_parameters()}
     record = _record(match, files, types)
-    write_checkpoint(out, role=role, plan=plan, network=network, model=None, ema=weights, training=record)
+    write_checkpoint(out, Description(role, plan, network), model=None, ema=weights, training=record)
     widened = [] if types == ("F32",) else [f"weights of type {', '.join(types)} were converted to float32"]
     return ImportReport(
         checkpoint=str(out),
         role=role,
         plan=plan,
-        network=f"UNet2DModel: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.3f} GFLOP a step",
+        network=text,
         parameters=parameters,
         weight_types=types,
         scheduler=match.name,
@@ -100,6 +98,22 @@ def import_network(source: Path, out: Path, role: str, plan: SplitPlan, schedule
         notes=(*widened, *match.notes),
         weights_sha256=read_checkpoint(out, role).weights_sha256,
     )
+
+
+def _cost(network: "torch.nn.Module", folder: Path, plan: SplitPlan) -> tuple[int, str]:
+    """(parameters, class and cost in words).
+
+    Raises:
+        ArtefactError: it does not take the plan's images.
+    """
+    from collafuse_runtimes.networks.network import network_cost
+
+    try:
+        parameters, flops = network_cost(network, plan.image_shape)
+    except RuntimeError as error:
+        reason = one_line(error, 200)
+        raise ArtefactError(f"{folder}: the network does not take images of {plan.image_shape}: {reason}") from None
+    return parameters, f"UNet2DModel: {parameters / 1e6:.2f} M parameters, {flops / 1e9:.3f} GFLOP a step"
 
 
 def _record(match: SchedulerMatch, files: tuple[Path, ...], types: tuple[str, ...]) -> dict[str, Any]:

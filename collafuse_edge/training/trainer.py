@@ -12,7 +12,7 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import Batch, batch_indices, step_seed
 from collafuse_runtimes.device.versions import git_commit, versions
 from collafuse_runtimes.errors import CheckFailed, InputError
-from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import Checkpoint, Description, load_network, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -234,17 +234,8 @@ class Trainer:
             "versions": versions("collafuse-edge", "torch", "diffusers", "accelerate", "numpy"),
             "git_commit": git_commit(),
         }
-        write_checkpoint(
-            run.out,
-            role=run.task.role,
-            plan=run.task.plan,
-            network=run.network,
-            model=state.model_tensors(),
-            ema=state.ema_tensors(),
-            training=training,
-            class_names=run.class_names,
-            distilled=run.distilled,
-        )
+        description = Description(run.task.role, run.task.plan, run.network, run.class_names, run.distilled)
+        write_checkpoint(run.out, description, model=state.model_tensors(), ema=state.ema_tensors(), training=training)
 
 
 def _make_state(run: TrainRun, accelerator: "Accelerator") -> TrainState:

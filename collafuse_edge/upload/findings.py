@@ -1,6 +1,8 @@
 """What an upload would tell beyond one look at each image, by what the ledger knows."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from collafuse_edge.upload.key import image_digest
 from collafuse_edge.upload.ledger import Ledger, Release, image_id, new_nonce, opened_hashes, seal_hashes
 from collafuse_edge.upload.similarity import Hashes, alike, perceptual_hashes
 from collafuse_runtimes.diffusion.noise import Float32Array
+from collafuse_runtimes.diffusion.plan import SplitPlan
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Candidates:
     ids: dict[str, int]
     hashes: Hashes
     size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Disclosed:
+    """What a release shows of its images.
+
+    Attributes:
+        protocol, fingerprint: of the upload, and of its plan.
+        level: of the tensors; -1 where the image itself follows from them.
+        alpha_bar: of that level; 1.0 of a clean image.
+    """
+
+    protocol: str
+    fingerprint: str
+    level: int
+    alpha_bar: float
 
 
 def candidates_from(images: Float32Array, key: bytes) -> Candidates:
@@ -83,22 +102,23 @@ def compare(
     return warnings, notes
 
 
-def release_of(
-    candidates: Candidates, key: bytes, *, when: str, protocol: str, fingerprint: str, level: int, alpha_bar: float,
-    shard_sha256: str,
-) -> Release:  # fmt: skip
-    """The ledger's entry for a shard of the candidates."""
+def disclosed_by(protocol: str, plan: SplitPlan) -> Disclosed:
+    """What an upload shows: the image itself by ``paper``, else the hand-over level of the plan."""
+    level = -1 if protocol == "paper" else plan.handover_level
+    alpha_bar = 1.0 if level < 0 else plan.alpha_bar_at(level)
+    return Disclosed(protocol, plan.fingerprint, level, alpha_bar)
+
+
+def release_of(candidates: Candidates, key: bytes, disclosed: Disclosed, shard: bytes) -> Release:
+    """The ledger's entry for a shard of the candidates, made now; ``shard`` is its file."""
     order = sorted(range(len(candidates.ids)), key=list(candidates.ids).__getitem__)
     nonce = new_nonce()
     hashes = seal_hashes(key, nonce, candidates.hashes[order].tobytes())
     return Release(
-        when=when,
-        protocol=protocol,
-        fingerprint=fingerprint,
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **asdict(disclosed),
         size=candidates.size,
-        level=level,
-        alpha_bar=alpha_bar,
-        shard_sha256=shard_sha256,
+        shard_sha256=hashlib.sha256(shard).hexdigest(),
         images=tuple(sorted(candidates.ids)),
         nonce=nonce.hex(),
         hashes=hashes.hex(),

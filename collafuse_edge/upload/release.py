@@ -1,21 +1,23 @@
 """Releasing a shard: compare with the ledger, make, record, publish. The record stands before the shard does."""
 
-import hashlib
 import os
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
-from collafuse_edge.upload.findings import Finding, candidates_from, compare, release_of
+from collafuse_edge.settings import PROTOCOLS, UploadSettings
+from collafuse_edge.settings import SHARD_DTYPES as DTYPES
+from collafuse_edge.upload.findings import Finding, candidates_from, compare, disclosed_by, release_of
 from collafuse_edge.upload.key import default_key_path, load_or_create_upload_key
 from collafuse_edge.upload.ledger import Ledger, ledger_path, locked, read_ledger, write_ledger
 from collafuse_edge.upload.make import make_paper_shard, make_shard, require_noisy_level, require_server_part
-from collafuse_edge.upload.shard import DTYPES, PROTOCOLS, Shard, write_shard
+from collafuse_edge.upload.shard import Shard, write_shard
 from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.diffusion.noise import Float32Array, check_seed
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import CheckFailed, InputError
 from collafuse_runtimes.files.secret_file import Secret
+
+DEFAULTS = UploadSettings()
 
 
 @dataclass(frozen=True)
@@ -38,66 +40,53 @@ class Uploaded:
     notes: tuple[Finding, ...]
 
 
-def upload_images(
-    out: Path,
-    images: Float32Array,
-    plan: SplitPlan,
-    protocol: str,
-    *,
-    key: Path | None = None,
-    draws: int = 8,
-    seed: int = 0,
-    dtype: str = "float16",
-    strict: bool = False,
-) -> Uploaded:
+def upload_images(out: Path, images: Float32Array, plan: SplitPlan, settings: UploadSettings = DEFAULTS) -> Uploaded:
     """Make a shard, record it in the key's ledger and write it; see ``make_shard`` and ``make_paper_shard``.
 
     Args:
         images: x_0, (N, C, H, W) float32 in [-1, 1].
-        key: file of the secret noise key, made if missing; default in the user's configuration folder.
-        strict: refuse instead of warn, with nothing made.
+        settings: a key that is missing is made; ``strict`` refuses instead of warning, with nothing made.
 
     Raises:
         InputError: unknown protocol or dtype, the plan leaves nothing to upload, or ``out`` is the key or its ledger.
         ArtefactError: key, ledger or shard cannot be read or written, or the ledger is not this key's.
         CheckFailed: ``strict``, and there is something to warn of.
     """
-    _check_request(images, plan, protocol, draws, seed, dtype)
-    key = key or default_key_path()
+    _check_request(images, plan, settings)
+    key = settings.key or default_key_path()
     ledger_file = ledger_path(key)
-    if os.path.realpath(out) in (os.path.realpath(key), str(ledger_file)):
+    _check_places(out, key, ledger_file, settings.strict)
+    secret = load_or_create_upload_key(key)
+    with locked(key):
+        ledger = _open_ledger(ledger_file, secret, key)
+        candidates, disclosed = candidates_from(images, secret.key), disclosed_by(settings.protocol, plan)
+        found, notes = compare(candidates, disclosed.alpha_bar, ledger or Ledger(), secret.key)
+        warnings = (*_about_key(secret, key, ledger), *found)
+        if settings.strict and warnings:
+            raise CheckFailed(f"refused by --strict: {'; '.join(w.text for w in warnings)}")
+        shard = _make(images, plan, settings, secret)
+
+        def record(shard_bytes: bytes) -> None:
+            release = release_of(candidates, secret.key, disclosed, shard_bytes)
+            write_ledger(ledger_file, secret.key, (ledger or Ledger()).with_release(release))
+
+        write_shard(out, shard, settings.dtype, before_rename=record)
+    return Uploaded(shard, key, secret.created, ledger_file, warnings, tuple(notes))
+
+
+def _make(images: Float32Array, plan: SplitPlan, settings: UploadSettings, secret: Secret) -> Shard:
+    if settings.protocol == "paper":
+        return make_paper_shard(images, plan, settings.draws, settings.seed)
+    return make_shard(images, plan, secret.key)
+
+
+def _check_places(out: Path, key: Path, ledger: Path, strict: bool) -> None:
+    if os.path.realpath(out) in (os.path.realpath(key), str(ledger)):
         raise InputError(f"--out {out} is the key or its ledger; give the shard a name of its own")
     if strict and not key.exists():
         raise CheckFailed(
             f"refused by --strict: there is no key {key}; restore it, or make one by an upload without --strict"
         )
-    secret = load_or_create_upload_key(key)
-    with locked(key):
-        ledger = _open_ledger(ledger_file, secret, key)
-        candidates = candidates_from(images, secret.key)
-        level = -1 if protocol == "paper" else plan.handover_level
-        alpha_bar = 1.0 if level < 0 else plan.alpha_bar_at(level)
-        found, notes = compare(candidates, alpha_bar, ledger or Ledger(), secret.key)
-        warnings = (*_about_key(secret, key, ledger), *found)
-        if strict and warnings:
-            raise CheckFailed(f"refused by --strict: {'; '.join(w.text for w in warnings)}")
-        shard = make_paper_shard(images, plan, draws, seed) if level < 0 else make_shard(images, plan, secret.key)
-
-        def record(shard_bytes: bytes) -> None:
-            release = release_of(
-                candidates,
-                secret.key,
-                when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                protocol=protocol,
-                fingerprint=plan.fingerprint,
-                level=level,
-                alpha_bar=alpha_bar,
-                shard_sha256=hashlib.sha256(shard_bytes).hexdigest(),
-            )
-            write_ledger(ledger_file, secret.key, (ledger or Ledger()).with_release(release))
-
-        write_shard(out, shard, dtype, before_rename=record)
-    return Uploaded(shard, key, secret.created, ledger_file, warnings, tuple(notes))
 
 
 def describe_upload(uploaded: Uploaded, path: Path) -> list[str]:
@@ -118,21 +107,20 @@ def describe_upload(uploaded: Uploaded, path: Path) -> list[str]:
     ]
 
 
-def _check_request(
-    images: Float32Array, plan: SplitPlan, protocol: str, draws: int, seed: int, dtype: str
-) -> None:  # before a key is made for nothing
-    if protocol not in PROTOCOLS:
-        raise InputError(f"unknown protocol {protocol!r}; valid: {', '.join(PROTOCOLS)}")
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; valid: {', '.join(DTYPES)}")
+def _check_request(images: Float32Array, plan: SplitPlan, settings: UploadSettings) -> None:
+    """Before a key is made for nothing."""
+    if settings.protocol not in PROTOCOLS:
+        raise InputError(f"unknown protocol {settings.protocol!r}; valid: {', '.join(PROTOCOLS)}")
+    if settings.dtype not in DTYPES:
+        raise InputError(f"unknown dtype {settings.dtype!r}; valid: {', '.join(DTYPES)}")
     check_images("images", images, plan.image_shape)
-    if protocol == "upload":
+    if settings.protocol == "upload":
         require_noisy_level(plan)
         return
     require_server_part(plan)
-    check_seed(seed)
-    if draws < 1:
-        raise InputError(f"draws {draws} out of range: must be at least 1")
+    check_seed(settings.seed)
+    if settings.draws < 1:
+        raise InputError(f"draws {settings.draws} out of range: must be at least 1")
 
 
 def _open_ledger(path: Path, secret: Secret, key: Path) -> Ledger | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collafuse_edge.settings import PROTOCOLS
 from collafuse_runtimes.checks import check_images
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -16,9 +17,7 @@ from collafuse_runtimes.errors import ArtefactError, CollafuseError, InputError
 from collafuse_runtimes.files.sealed import Tensors, read_tensors, write_tensors
 
 FORMAT = "collafuse-shard"
-PROTOCOLS = ("upload", "paper")
 TENSORS = {"upload": ("x_n",), "paper": ("x_t", "epsilon", "t")}
-DTYPES = ("float16", "float32")
 NOISE_POLICY = {
     "upload": "one Brownian path per image over s = (1 - alpha_bar) / alpha_bar, keyed by a client secret",
     "paper": "fresh draws, sent along: x_0 can be computed from (x_t, epsilon, t)",

@@ -1,8 +1,7 @@
 """From a trained head to a head bundle: ONNX graph, precision, parity."""
 
 from collafuse_export.golden import handover_of
-from collafuse_export.precision import describe_precision
-from collafuse_export.to_bundle import export_head, export_with_report
-from collafuse_runtimes.files.bundle_text import describe_bundle
+from collafuse_export.report import describe_export
+from collafuse_export.to_bundle import ExportSettings, Fit, export_head, export_with_report
 
-__all__ = ["describe_bundle", "describe_precision", "export_head", "export_with_report", "handover_of"]
+__all__ = ["ExportSettings", "Fit", "describe_export", "export_head", "export_with_report", "handover_of"]

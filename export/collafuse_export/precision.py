@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from collafuse_export.calibration import labels_for, trajectories
+from collafuse_runtimes.device.turns import in_turns
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import Engine, available_engines, open_engine
 from collafuse_runtimes.errors import CheckFailed, CollafuseError
@@ -28,7 +29,7 @@ Key = tuple[str, str]
 
 WARMUP, ROUNDS = 2, 9
 SETTLE_S = 0.05
-"""Pause before each trajectory: thread pools of the one before go on spinning for a while."""
+"""Pause before each trajectory."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,10 @@ def measure_speed(
     images: dict[Key, Float32Array] = {}
     with ExitStack() as stack:
         engines = _open_all(bundles, precision, handover, rows.start, stack)
-        for round_number in range(WARMUP + ROUNDS):
-            row = rows.start + round_number % len(rows)
-            for key in _shuffled(list(engines), round_number):
-                elapsed, images[key] = _timed_trajectory(engines[key], handover, row)
-                if round_number >= WARMUP:
-                    samples.setdefault(key, []).append(elapsed)
+        for number, key in in_turns(list(engines), WARMUP + ROUNDS, SETTLE_S):
+            elapsed, images[key] = _timed_trajectory(engines[key], handover, rows.start + number % len(rows))
+            if number >= WARMUP:
+                samples.setdefault(key, []).append(elapsed)
     reference = images["ort-cpu", "fp32"]
     return tuple(
         Timing(
@@ -219,12 +218,6 @@ def _open_all(
 def _timed_trajectory(engine: Engine, handover: Handover, row: int) -> tuple[float, Float32Array]:
     """(milliseconds, images) of the default step count."""
     x_tc, labels = handover.x_tc[row : row + 1], labels_for([row], engine.bundle.num_classes)
-    time.sleep(SETTLE_S)
     begun = time.perf_counter()
     images = engine.denoise(x_tc, seed=handover.seed, sample_indices=[handover.first_index + row], labels=labels)
     return (time.perf_counter() - begun) * 1e3, images
-
-
-def _shuffled(keys: list[Key], seed: int) -> list[Key]:
-    """A fresh order in every round, so that nobody always follows the same neighbour."""
-    return [keys[i] for i in np.random.default_rng(seed).permutation(len(keys))]

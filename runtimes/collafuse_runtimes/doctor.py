@@ -202,16 +202,26 @@ def _providers() -> tuple[str, ...] | None:
 
 
 def describe_doctor(report: DoctorReport) -> list[str]:
-    """A report in lines for people."""
+    """A report in lines for people; the first says what works."""
     facts = describe_state(report.state)
     unknown = {"unknown": facts.pop("unknown")} if "unknown" in facts else {}
     providers = {"providers": f"of ONNX Runtime: {', '.join(report.providers or ('unknown',))}"}
     named = (facts | providers | {"telemetry": report.telemetry} | unknown).items()
-    lines = [line for name, text in named for line in _hanging(f"{name:10}", text)]
+    lines = _hanging(f"{'works':10}", _answer(report))
+    lines += [line for name, text in named for line in _hanging(f"{name:10}", text)]
     wide = max(len(row.engine) for row in report.engines)
     for row in report.engines:
         lines += _hanging(f"{row.engine:{wide}}  {row.device}  ", _verdict(row, report.bundle))
     return lines
+
+
+def _answer(report: DoctorReport) -> str:
+    """Which engines; where none was run, whose libraries are here."""
+    works = ", ".join(row.engine for row in report.engines if row.works) or "no engine"
+    which = f"{works}: {sum(row.works for row in report.engines)} of {len(report.engines)} engines"
+    if report.bundle is not None:
+        return f"{which} run {report.bundle} as they should"
+    return f"{which}, by their libraries; give a head bundle to run them"
 
 
 def _verdict(row: EngineRow, bundle: str | None) -> str:

@@ -25,6 +25,8 @@ from collafuse_runtimes.verify import require_golden_start
 ARRAY_FILE, SHEET_FILE = "images.npz", "contact_sheet.png"
 NO_NETWORK = "fake"
 """The engine that runs no head: there is nothing to hold against the golden input."""
+OnStep = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,41 @@ class InferResult:
     engine: str
 
 
+@dataclass(frozen=True)
+class InferSettings:
+    """How hand-over tensors are finished.
+
+    Attributes:
+        engine: its name.
+        options: what it is told.
+        steps: a baked step count; None takes the bundle's first.
+        batch_size: samples per engine call, at least 1; changes speed and memory, not the images.
+    """
+
+    engine: str = "ort-cpu"
+    options: EngineOptions = DEFAULTS
+    steps: int | None = None
+    batch_size: int = 8
+
+
+USUAL = InferSettings()
+
+
 def run_inference(
     bundle: HeadBundle,
     handover: Handover,
     out_dir: Path,
+    settings: InferSettings = USUAL,
     *,
-    engine_name: str = "ort-cpu",
-    steps: int | None = None,
     labels: npt.NDArray[Any] | None = None,
-    batch_size: int = 8,
-    engine_options: EngineOptions = DEFAULTS,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
     overwrite: bool = False,
 ) -> InferResult:
     """Denoise every tensor of a hand-over file and write the images as one new folder.
 
     Args:
         out_dir: must not exist or be empty; with ``overwrite`` it may be a folder that an earlier call wrote.
-        steps: a baked step count; None takes the bundle's first.
         labels: (N,) class indices, exactly for conditional heads.
-        batch_size: samples per engine call; changes speed and memory, not the images.
         on_step: called with (steps done, steps in all) over all batches, after every step, or after every batch where
             the engine would be slower for it.
 
@@ -81,32 +98,20 @@ def run_inference(
     replaceable = partial(require_replaceable, kind="images", overwrite=overwrite)
     replaceable(out_dir)
     with new_directory(out_dir, check=replaceable) as aside:
-        images = finish_tensors(
-            bundle,
-            handover,
-            engine_name=engine_name,
-            steps=steps,
-            labels=labels,
-            batch_size=batch_size,
-            engine_options=engine_options,
-            on_step=on_step,
-        )
-        taken = bundle.row_range(steps).steps
+        images = finish_tensors(bundle, handover, settings, labels=labels, on_step=on_step)
+        taken = bundle.row_range(settings.steps).steps
         files = (*_write_images(aside, images), RECORD_FILE)
-        write_record(aside, bundle, handover, taken, engine_name, aside / ARRAY_FILE)
-    return InferResult(images, out_dir, files, taken, engine_name)
+        write_record(aside, bundle, handover, taken, settings.engine, aside / ARRAY_FILE)
+    return InferResult(images, out_dir, files, taken, settings.engine)
 
 
 def finish_tensors(
     bundle: HeadBundle,
     handover: Handover,
+    settings: InferSettings = USUAL,
     *,
-    engine_name: str = "ort-cpu",
-    steps: int | None = None,
     labels: npt.NDArray[Any] | None = None,
-    batch_size: int = 8,
-    engine_options: EngineOptions = DEFAULTS,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Float32Array:
     """As ``run_inference``, with nothing written: the images, (N, C, H, W) float32 in [-1, 1].
 
@@ -114,15 +119,15 @@ def finish_tensors(
         PlanMismatch, InputError, EngineUnavailable, CheckFailed: as ``run_inference``.
     """
     require_same_plan(bundle.plan, f"head {bundle.path}", handover.plan, "the hand-over file")
-    if batch_size < 1:
-        raise InputError(f"batch size {batch_size} out of range: must be at least 1")
+    if settings.batch_size < 1:
+        raise InputError(f"batch size {settings.batch_size} out of range: must be at least 1")
     check_labels(labels, len(handover), bundle.num_classes)
-    rows = bundle.row_range(steps)
-    with open_engine(bundle, engine_name, engine_options) as engine:
-        if engine_name != NO_NETWORK:
+    rows = bundle.row_range(settings.steps)
+    with open_engine(bundle, settings.engine, settings.options) as engine:
+        if settings.engine != NO_NETWORK:
             require_golden_start(engine, rows)
-        images = _denoise_in_batches(engine, handover, rows.steps, labels, batch_size, on_step)
-    _require_finite(images, engine_name)
+        images = _denoise_in_batches(engine, handover, rows.steps, labels, settings.batch_size, on_step)
+    _require_finite(images, settings.engine)
     return images
 
 
@@ -132,7 +137,7 @@ def _denoise_in_batches(
     steps: int,
     labels: npt.NDArray[Any] | None,
     batch_size: int,
-    on_step: Callable[[int, int], None] | None,
+    on_step: OnStep | None,
 ) -> Float32Array:
     starts = range(0, len(handover), batch_size)
     parts = []

@@ -11,8 +11,9 @@ from command_line import done
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collafuse_benchmarks.split.choice import Limits, choose
+from collafuse_benchmarks.split.choice import choose
 from collafuse_benchmarks.split.parts import Part, Row, Weights
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_benchmarks.split.table import Side, SplitRow, join
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError

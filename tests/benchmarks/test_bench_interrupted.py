@@ -27,9 +27,10 @@ from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.latency import cold_start
 from collafuse_benchmarks.latency import run as latency
-from collafuse_benchmarks.latency.run import LatencyReport, measure_latency
+from collafuse_benchmarks.latency.run import LatencyReport, LatencySettings, measure_latency
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.timing import Mode
+from collafuse_benchmarks.measure.workload import Workload
 from collafuse_edge.cli import bench
 from collafuse_runtimes.engines import DEFAULTS
 from collafuse_runtimes.errors import CheckFailed
@@ -125,8 +126,8 @@ def test_an_energy_measurement_stopped_during_its_check_is_kept(monkeypatch: pyt
     saved: list[EnergyReport] = []
     with pytest.raises(KeyboardInterrupt):
         measure_head_energy(
-            default_head(), handover(default_head(), 6), Found((), {"rapl": "none here"}),
-            EnergySettings(idle_s=1, trials=1), engine_name="ort-cpu", options=DEFAULTS, on_report=saved.append,
+            Workload(default_head(), handover(default_head(), 6), 20), "ort-cpu", DEFAULTS,
+            Found((), {"rapl": "none here"}), EnergySettings(idle_s=1, trials=1), on_report=saved.append,
         )  # fmt: skip
     assert saved[-1].energy.timeline.idle_after is not None
     assert (saved[-1].complete, saved[-1].check) == (False, None)
@@ -175,8 +176,9 @@ def test_latency_keeps_what_came_before_a_cold_start_that_fails(
     saved: list[LatencyReport] = []
     with pytest.raises(CheckFailed):
         measure_latency(
-            default_head(), tmp_path, handover(default_head(), 6), SHORT, batches=(1, 2), on_report=saved.append
-        )
+            default_head(), tmp_path, handover(default_head(), 6), LatencySettings(SHORT, batches=(1, 2)),
+            on_report=saved.append,
+        )  # fmt: skip
     assert [memory.batch for memory in saved[-1].memory] == [1, 2]
     assert saved[-1].check is not None and saved[-1].check.passed
     assert (len(saved[-1].cold_starts), saved[-1].complete) == (1, False)

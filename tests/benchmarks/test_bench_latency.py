@@ -18,7 +18,7 @@ from fake_cuda import MEMORY, FakeCuda
 from fake_tensorrt import FakeTensorrt
 from heads import RGB_PLAN, calibration, conditional_head, default_head, handover, rgb_head
 
-from collafuse_benchmarks.latency.run import LatencyReport, measure_latency
+from collafuse_benchmarks.latency.run import LatencyReport, LatencySettings, measure_latency
 from collafuse_benchmarks.measure import timing
 from collafuse_benchmarks.measure.memory import free_gpu_bytes
 from collafuse_benchmarks.measure.subject import describe_engine
@@ -112,14 +112,12 @@ def test_own_overhead_is_at_most_one_percent(tensors: Path, monkeypatch: pytest.
     """
     monkeypatch.setattr(FakeEngine, "_denoise", lambda _, trajectory: spin(trajectory, 1.0))
     monkeypatch.setattr(time, "perf_counter", time.thread_time)
+    settings = LatencySettings(Mode("t", 3, 40, 0.0, 0), "fake")
     calls, steps = list[float](), list[float]()
     for _ in range(3):
         saved: list[LatencyReport] = []
         with pytest.raises(CheckFailed, match="golden trajectories do not hold"):  # it computes nothing
-            measure_latency(
-                default_head(), tensors, handover(default_head(), 6), Mode("t", 3, 40, 0.0, 0), engine_name="fake",
-                on_report=saved.append,
-            )  # fmt: skip
+            measure_latency(default_head(), tensors, handover(default_head(), 6), settings, on_report=saved.append)
         call, step = (series(saved[-1].to_dict(), scope)["summary"] for scope in ("head call", "step"))
         calls.append(call["minimum"])
         steps.append(step["median"])
@@ -156,7 +154,7 @@ def test_conditional_and_stochastic_heads_are_timed(tmp_path: Path) -> None:
     for bundle in (conditional_head(), rgb_head()):
         path = tmp_path / f"{bundle.path.stem}.tc.safetensors"
         write_handover(path, handover(bundle, 2))
-        report = measure_latency(bundle, path, handover(bundle, 2), SHORT, batches=(2,))
+        report = measure_latency(bundle, path, handover(bundle, 2), LatencySettings(SHORT, batches=(2,)))
         assert report.complete
 
 
@@ -166,7 +164,7 @@ def test_paths_stay_on_the_machine(tmp_path: Path) -> None:
 
 
 def test_a_trajectory_of_one_step_has_no_step_scope(tensors: Path) -> None:
-    report = measure_latency(default_head(), tensors, handover(default_head(), 6), SHORT, steps=1)
+    report = measure_latency(default_head(), tensors, handover(default_head(), 6), LatencySettings(SHORT, steps=1))
     step = series(report.to_dict(), "step")
     assert step["samples_ms"] == () and step["summary"] is None
     assert "no step between two others" in step["reason"]
@@ -184,8 +182,10 @@ def test_a_gpu_engine_is_built_first_and_its_steps_are_timed_by_cuda_events(
     found = []
     for _ in range(2):
         with pytest.raises(CheckFailed, match="golden trajectories do not hold"):  # it computes another network
-            measure_latency(default_head(), tensors, handover(default_head(), 6), mode, engine_name="tensorrt",
-                            options=options, on_report=lambda report: found.append(report.to_dict()))  # fmt: skip
+            measure_latency(
+                default_head(), tensors, handover(default_head(), 6), LatencySettings(mode, "tensorrt", options),
+                on_report=lambda report: found.append(report.to_dict()),
+            )  # fmt: skip
     first, again = found[len(found) // 2 - 1], found[-1]
     assert first["build"]["hit"] is False and again["build"]["hit"] is True
     step = series(first, "step")

@@ -22,10 +22,10 @@ from collafuse_benchmarks.measure.timing import Mode
 from collafuse_benchmarks.pages.document import to_markdown
 from collafuse_benchmarks.pages.folder import Stamp
 from collafuse_benchmarks.split import page as page_split
-from collafuse_benchmarks.split.choice import Limits
 from collafuse_benchmarks.split.page import split_document
 from collafuse_benchmarks.split.parts import Name, Part, Row, Weights, handover_bytes
 from collafuse_benchmarks.split.report import SplitOptions, split_report
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_benchmarks.split.table import Link, join, joules_per_image, share_checks
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan

@@ -18,9 +18,9 @@ from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.measure.subject import EngineUse
 from collafuse_benchmarks.pages.document import to_markdown
 from collafuse_benchmarks.split import page
-from collafuse_benchmarks.split.choice import Limits
 from collafuse_benchmarks.split.parts import NoEnergy, Part
 from collafuse_benchmarks.split.report import SplitOptions, SplitReport, split_report
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_benchmarks.split.table import Link
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.files.sealed import read_json, write_json

@@ -15,13 +15,13 @@ from collafuse_edge.importing.unet import network_of
 from collafuse_edge.training.loop import train
 from collafuse_edge.training.presets import PRESETS, build_network, network_config
 from collafuse_edge.training.tasks import ClientTask
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.errors import ArtefactError, InputError
 from collafuse_runtimes.files.bundle import MODEL, HeadBundle
-from collafuse_runtimes.files.checkpoint import Checkpoint, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import Checkpoint, Description, load_network, read_checkpoint, write_checkpoint
 from collafuse_runtimes.networks.network import network_cost
 from collafuse_runtimes.verify import verify_bundle
 
@@ -46,13 +46,15 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
                 weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     path = tmp_path_factory.mktemp("edge") / "head"
-    write_checkpoint(path, role="client", plan=PLAN, network=config, model=None, ema=weights, training={"steps": 0})
+    write_checkpoint(
+        path, Description(role="client", plan=PLAN, network=config), model=None, ema=weights, training={"steps": 0}
+    )
     return read_checkpoint(path)
 
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Checkpoint) -> HeadBundle:
-    return export_head(checkpoint.path, checkpoint.path.with_suffix(".head"), step_counts=(5, 2))
+    return export_head(checkpoint.path, checkpoint.path.with_suffix(".head"), ExportSettings(step_counts=(5, 2)))
 
 
 @pytest.mark.parametrize("preset", EDGE)
@@ -138,9 +140,17 @@ def test_every_precision_and_opset_is_exported(
     checkpoint: Checkpoint, precision: str, opset: int, tmp_path: Path
 ) -> None:
     made = export_head(
-        checkpoint.path, tmp_path / "x.head", step_counts=(5,), precision=precision, opset=opset, force=True,
-        sampler=Sampler("dpm++2m", levels="karras"), calibration=calibration(PLAN, 8) if "int8" in precision else None,
-    )  # fmt: skip
+        checkpoint.path,
+        tmp_path / "x.head",
+        ExportSettings(
+            step_counts=(5,),
+            precision=precision,
+            opset=opset,
+            sampler=Sampler("dpm++2m", levels="karras"),
+            calibration=calibration(PLAN, 8) if "int8" in precision else None,
+        ),
+        force=True,
+    )
     assert (made.precision, made.opset) == (precision, opset)
     assert verify_bundle(made).passed
 
@@ -153,7 +163,9 @@ def test_sizes_it_cannot_halve_are_refused() -> None:
 def test_a_network_of_an_unknown_kind_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     weights = {"conv_in.weight": np.zeros((1, 1, 3, 3), np.float32)}
     network = replace(checkpoint.network, kind="ResNet")
-    write_checkpoint(tmp_path / "x", role="client", plan=PLAN, network=network, model=None, ema=weights, training={})
+    write_checkpoint(
+        tmp_path / "x", Description(role="client", plan=PLAN, network=network), model=None, ema=weights, training={}
+    )
     with pytest.raises(ArtefactError, match="network field kind is 'ResNet'; valid: UNet2DModel or EdgeUNet"):
         read_checkpoint(tmp_path / "x")
 

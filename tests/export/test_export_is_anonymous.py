@@ -20,9 +20,9 @@ from collafuse_runtimes.files.bundle import GOLDEN, MANIFEST, MODEL, HeadBundle
 EXPORT = """
 import sys
 from pathlib import Path
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_runtimes.diffusion.samplers import Sampler
-export_head(Path(sys.argv[1]), Path(sys.argv[2]), step_counts=(20, 7, 1), sampler=Sampler())
+export_head(Path(sys.argv[1]), Path(sys.argv[2]), ExportSettings(step_counts=(20, 7, 1), sampler=Sampler()))
 """
 
 

@@ -7,12 +7,18 @@ import pytest
 from heads import PLAN, checkpoint, copy_of, default_head
 
 import collafuse_export.step_graph
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_export.step_graph import CurrentRow, StepGraph, bake_time_embeddings
 from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
 from collafuse_runtimes.files.bundle import make_row_ranges, read_bundle
-from collafuse_runtimes.files.checkpoint import NetworkConfig, load_weights, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import (
+    Description,
+    NetworkConfig,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -25,7 +31,7 @@ def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.Monk
     before = read_bundle(older)
     monkeypatch.setattr(collafuse_export.step_graph, "StepGraph", Wrong)
     with pytest.raises(CheckFailed, match=r"after step [12]\d of 20: .*max-abs .*asked for fp32: cosine >= 0.999"):
-        export_head(checkpoint(), older, sampler=Sampler())
+        export_head(checkpoint(), older, ExportSettings(sampler=Sampler()))
     assert read_bundle(older) == before
     assert list(tmp_path.iterdir()) == [older]
 
@@ -43,7 +49,7 @@ def test_graph_with_wrong_coefficients_is_not_published(monkeypatch: pytest.Monk
 )
 def test_unusable_options(options: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        export_head(checkpoint(), tmp_path / "x.head", **options)  # type: ignore[arg-type]
+        export_head(checkpoint(), tmp_path / "x.head", ExportSettings(**options))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,7 +62,11 @@ def test_server_checkpoint_is_refused(tmp_path: Path) -> None:
     source = read_checkpoint(checkpoint())
     weights = load_weights(source)
     write_checkpoint(
-        tmp_path / "server", role="server", plan=PLAN, network=source.network, model=weights, ema=weights, training={}
+        tmp_path / "server",
+        Description(role="server", plan=PLAN, network=source.network),
+        model=weights,
+        ema=weights,
+        training={},
     )
     with pytest.raises(ArtefactError, match="is a server checkpoint; valid here: a client checkpoint"):
         export_head(tmp_path / "server", tmp_path / "x.head")

@@ -15,7 +15,7 @@ import pytest
 from command_line import done, refusal, run_cli
 from heads import CLASSES, PLAN, calibration, checkpoint, copy_of, exported, inputs, second_order_head
 
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, Fit, export_head
 from collafuse_runtimes.diffusion.fitted import FREE_COLUMNS
 from collafuse_runtimes.engines import DEFAULTS, EngineOptions, open_engine
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError
@@ -39,11 +39,13 @@ def fitted_head(precision: str = "fp32", opset: int = 20) -> HeadBundle:
     return exported(
         f"fitted-{precision}-{opset}.head",
         source(),
-        step_counts=(3, 2),
-        fit_to=calibration(PLAN, 24),
-        precision=precision,
-        opset=opset,
-        calibration=calibration(PLAN, 6) if precision.startswith("int8") else None,
+        ExportSettings(
+            step_counts=(3, 2),
+            precision=precision,
+            opset=opset,
+            calibration=calibration(PLAN, 6) if precision.startswith("int8") else None,
+        ),
+        Fit(to=calibration(PLAN, 24)),
         force=precision != "fp32",
     )
 
@@ -241,7 +243,9 @@ def test_steps_fitted_to_images_that_are_fragile_on_a_servers_tensors_are_refuse
     images = np.random.default_rng(0).uniform(-1, 1, (30, *PLAN.image_shape)).astype(np.float32)
     far = replace(strange, x_tc=(strange.x_tc * 6).astype(np.float32))
     with pytest.raises(CheckFailed, match=r"fitted steps are no better .* 24 tensors of the server"):
-        export_head(source(), tmp_path / "x.head", step_counts=(3,), fit_to=0.05 * images, judge_on=far)
+        export_head(
+            source(), tmp_path / "x.head", ExportSettings(step_counts=(3,)), Fit(to=0.05 * images, judge_on=far)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,7 +304,7 @@ def test_options_without_a_fit_are_refused(tmp_path: Path) -> None:
     assert "without --fit; give --fit" in refusal("export", source(), "--teacher-steps", 9, *out)
     assert "leave out --fit" in refusal("export", tmp_path, "--engine", "tensorrt", "--fit", "phantom:0")
     with pytest.raises(InputError, match="teacher steps 9"):
-        export_head(source(), tmp_path / "d.head", teacher_steps=9)
+        export_head(source(), tmp_path / "d.head", fit=Fit(teacher_steps=9))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from heads import PLAN, calibration, checkpoint, conditional_head, default_head,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collafuse_export import export_head, low_precision
+from collafuse_export import ExportSettings, export_head, low_precision
 from collafuse_export.calibration import labels_for, split_handover, step_feeds, trajectories
 from collafuse_export.quantize import Quantiser
 from collafuse_export.sensitivity import Sensitivity, layers_to_keep_float, measure_sensitivity
@@ -134,9 +134,7 @@ def test_layers_are_ranked_and_chosen_on_calibration_tensors_alone(
     export_head(
         checkpoint(levels=1),
         tmp_path / "x.head",
-        step_counts=(2,),
-        precision="int8-cpu",
-        calibration=tensors,
+        ExportSettings(step_counts=(2,), precision="int8-cpu", calibration=tensors),
         force=True,
     )
     assert len(seen) > 12  # a trajectory per layer, and the choice
@@ -200,7 +198,7 @@ def test_int8_without_usable_tensors_is_refused(flavour: str, tmp_path: Path) ->
 
 def test_fp32_takes_no_calibration(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fp32 takes no calibration; leave out --calibration"):
-        export_head(checkpoint(), tmp_path / "x.head", calibration=calibration(PLAN, 4))
+        export_head(checkpoint(), tmp_path / "x.head", ExportSettings(calibration=calibration(PLAN, 4)))
     with pytest.raises(PlanMismatch):
         other = calibration(PLAN.with_cut_ratio(0.5), 4)
-        export_head(checkpoint(), tmp_path / "x.head", precision="fp16", calibration=other)
+        export_head(checkpoint(), tmp_path / "x.head", ExportSettings(precision="fp16", calibration=other))

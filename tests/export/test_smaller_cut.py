@@ -10,7 +10,7 @@ from heads import PLAN, calibration, checkpoint, default_head, exported, inputs,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_export.low_precision import check_calibration
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
@@ -28,7 +28,9 @@ SMALLER = PLAN.with_cut_ratio(0.2)  # cut 10 of a head that was trained for 20
 
 @lru_cache
 def smaller_head() -> HeadBundle:
-    return exported("smaller.head", checkpoint(PLAN), cut_ratio=0.2, step_counts=(10, 4), sampler=Sampler())
+    return exported(
+        "smaller.head", checkpoint(PLAN), ExportSettings(cut_ratio=0.2, step_counts=(10, 4), sampler=Sampler())
+    )
 
 
 def test_every_step_is_the_torch_networks_from_the_smaller_cut() -> None:
@@ -69,7 +71,7 @@ def test_it_finishes_what_the_larger_head_began() -> None:
 )  # fmt: skip
 def test_cuts_that_the_head_was_not_trained_for(cut_ratio: float, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):
-        export_head(checkpoint(PLAN), tmp_path / "x.head", cut_ratio=cut_ratio)
+        export_head(checkpoint(PLAN), tmp_path / "x.head", ExportSettings(cut_ratio=cut_ratio))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,9 +91,9 @@ def test_the_torch_engine_refuses_a_checkpoint_of_a_smaller_cut() -> None:
 
 
 def test_int8_is_calibrated_on_tensors_of_the_smaller_cut(tmp_path: Path) -> None:
-    options = {"cut_ratio": 0.2, "precision": "int8-cpu", "calibration": calibration(PLAN, 4)}
+    settings = ExportSettings(cut_ratio=0.2, precision="int8-cpu", calibration=calibration(PLAN, 4))
     with pytest.raises(PlanMismatch, match=r"cut_ratio: the head has 0.2, the calibration file has 0.4"):
-        export_head(checkpoint(PLAN), tmp_path / "x.head", **options)
+        export_head(checkpoint(PLAN), tmp_path / "x.head", settings)
     check_calibration("int8-cpu", calibration(SMALLER, 4), smaller_head())
 
 

@@ -14,16 +14,16 @@ from places import ROOT
 from small_product import write_extractor
 
 import collafuse_edge
-from collafuse_edge import api
+from collafuse_edge import EngineOptions, api
 from collafuse_runtimes.diffusion.noise import noise_batch
 from collafuse_runtimes.errors import InputError
 from collafuse_runtimes.files.handover import Handover
 
 NAMES = [
-    "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head", "image_features", "infer",
-    "kid_on_reference_scale", "load_images", "make_handover", "open_engine", "pyramid_score", "read_bundle",
-    "read_handover", "read_plan", "train_head", "train_server", "upload_images", "verify", "write_handover",
-    "write_plan",
+    "EngineOptions", "NetworkConfig", "Sampler", "SplitPlan", "TrainSettings", "evaluate", "export_head",
+    "image_features", "infer", "kid_on_reference_scale", "load_images", "make_handover", "open_engine", "pyramid_score",
+    "read_bundle", "read_handover", "read_plan", "train_head", "train_server", "upload_images", "verify",
+    "write_handover", "write_plan",
 ]  # fmt: skip
 TENSORS = 3
 
@@ -44,7 +44,7 @@ def test_the_list_is_this_and_every_name_is_documented() -> None:
     for name in NAMES:
         assert getattr(collafuse_edge, name) is getattr(api, name)
         assert inspect.getdoc(getattr(api, name))
-    with pytest.raises(AttributeError, match="has no attribute 'trian'; it has: NetworkConfig, "):
+    with pytest.raises(AttributeError, match="has no attribute 'trian'; it has: EngineOptions, NetworkConfig, "):
         _ = collafuse_edge.trian
 
 
@@ -62,15 +62,25 @@ def test_importing_the_package_loads_nothing_and_the_names_load_no_torch() -> No
 def test_paths_are_str_or_path(site: Path) -> None:
     bundle, tensors = str(default_head().path), str(site / "x.tc.safetensors")
     assert api.read_plan(str(site / "plan.json")) == default_head().plan
-    assert api.verify(bundle, threads=1).passed
+    assert api.verify(bundle, options=EngineOptions(threads=1)).passed
     images = api.infer(bundle, tensors, str(site / "images"))
     assert images.shape == (TENSORS, *default_head().plan.image_shape)
     np.testing.assert_array_equal(np.load(site / "images" / "images.npz")["images"], images)
     np.testing.assert_array_equal(api.infer(Path(bundle), Path(tensors)), images)
-    with api.open_engine(bundle, "ort-cpu", threads=1) as engine:
+    with api.open_engine(bundle, "ort-cpu", EngineOptions(threads=1)) as engine:
         np.testing.assert_allclose(engine.denoise(api.read_handover(tensors).x_tc, seed=5), images, atol=1e-5)
     with pytest.raises(InputError, match="threads 0 out of range"):
-        api.open_engine(bundle, threads=0)
+        api.open_engine(bundle, options=EngineOptions(threads=0))
+
+
+def test_a_misspelt_engine_option_is_refused_and_its_paths_are_str_or_path() -> None:
+    assert EngineOptions(cache="engines", checkpoint=Path("head")) == EngineOptions(  # type: ignore[arg-type]
+        cache=Path("engines"), checkpoint=Path("head")
+    )
+    with pytest.raises(TypeError, match="thread"):
+        EngineOptions(thread=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="threads"):
+        api.verify(default_head(), threads=1)  # type: ignore[call-arg]
 
 
 def test_infer_without_a_folder_writes_nothing(site: Path) -> None:

@@ -30,11 +30,11 @@ LAYERS = {
     ),
     "collafuse_export": (
         {"calibration", "graph_passes", "golden", "step_graph"}, {"onnx_graph", "quantize", "precision", "fitting"},
-        {"sensitivity"}, {"low_precision"}, {"to_bundle"}, {"__init__"},
+        {"sensitivity"}, {"low_precision"}, {"to_bundle", "report"}, {"__init__"},
     ),
     "collafuse_benchmarks": ({"measure", "commands"}, {"pages"}, {"latency"}, {"energy"}, {"split"}, {"reports"}),
     "collafuse_edge": (
-        {"torch_threads", "init", "data", "evaluation", "handoff"}, {"upload"}, {"training"},
+        {"torch_threads", "settings", "data", "evaluation", "handoff"}, {"init", "upload"}, {"training"},
         {"importing", "artefacts", "demo", "api"}, {"cli"}, {"__main__"},
     ),
 }  # fmt: skip

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 from made_once import made_once
 
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, Fit, export_head
+from collafuse_export.to_bundle import NO_FIT
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
 from collafuse_runtimes.engines.torch_engine import predict_function
 from collafuse_runtimes.files.bundle import HeadBundle, read_bundle
-from collafuse_runtimes.files.checkpoint import NetworkConfig, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import (
+    Description,
+    NetworkConfig,
+    load_network,
+    read_checkpoint,
+    write_checkpoint,
+)
 from collafuse_runtimes.files.handover import Handover
 
 CLASSES = 3
@@ -61,7 +68,9 @@ def _write_checkpoint(path: Path, plan: SplitPlan, conditional: bool, seed: int,
         network.conv_out.weight *= 2  # more, and float32 rounding itself grows past 1e-4 in 20 steps
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     config = NetworkConfig("test", unet, CLASSES if conditional else None)
-    write_checkpoint(path, role="client", plan=plan, network=config, model=weights, ema=weights, training={"steps": 0})
+    write_checkpoint(
+        path, Description(role="client", plan=plan, network=config), model=weights, ema=weights, training={"steps": 0}
+    )
 
 
 @lru_cache
@@ -83,18 +92,22 @@ def head(
     return exported(
         f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.head",
         checkpoint(plan, conditional),
-        step_counts=step_counts,
-        sampler=sampler,
-        precision=precision,
-        opset=opset,
-        calibration=calibration(plan, 6) if is_int8 else None,
+        ExportSettings(
+            step_counts=step_counts,
+            sampler=sampler,
+            precision=precision,
+            opset=opset,
+            calibration=calibration(plan, 6) if is_int8 else None,
+        ),
         force=precision != "fp32",
     )
 
 
-def exported(name: str, source: Path, **options: Any) -> HeadBundle:
+def exported(
+    name: str, source: Path, settings: ExportSettings, fit: Fit = NO_FIT, *, force: bool = False
+) -> HeadBundle:
     """``export_head`` of ``source`` once per test run; ``name`` stands for source and options."""
-    return read_bundle(made_once(name, lambda path: export_head(source, path, **options)))
+    return read_bundle(made_once(name, lambda path: export_head(source, path, settings, fit, force=force)))
 
 
 def default_head() -> HeadBundle:

@@ -16,7 +16,7 @@ from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import ClientTask, Task
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
-from collafuse_runtimes.files.checkpoint import NetworkConfig, write_checkpoint
+from collafuse_runtimes.files.checkpoint import Description, NetworkConfig, write_checkpoint
 
 torch.set_num_threads(1)
 
@@ -60,7 +60,9 @@ def untrained(path: Path, role: str, plan: SplitPlan, scale: float = 1) -> Path:
     """A checkpoint of random weights; ``scale`` 0 makes a network that predicts zero."""
     weights = {name: value.detach().numpy() for name, value in build_network(small_network(), 0).named_parameters()}
     weights |= {name: scale * value for name, value in weights.items() if name.startswith("conv_out")}
-    write_checkpoint(path, role=role, plan=plan, network=small_network(), model=weights, ema=weights, training={})
+    write_checkpoint(
+        path, Description(role=role, plan=plan, network=small_network()), model=weights, ema=weights, training={}
+    )
     return path
 
 

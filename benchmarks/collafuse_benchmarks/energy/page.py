@@ -9,7 +9,7 @@ from collafuse_benchmarks.energy.run import EnergyReport
 from collafuse_benchmarks.pages import plots
 from collafuse_benchmarks.pages.document import NOT_MEASURED, Block, Document, Heading, Paragraph, Plot, Table, figure
 from collafuse_benchmarks.pages.folder import Stamp
-from collafuse_benchmarks.pages.sections import machine_section, opening, output_section, subject_line
+from collafuse_benchmarks.pages.sections import machine_section, opening, output_section, subject_line, verdict
 
 COLUMNS = (
     "sensor",
@@ -44,9 +44,26 @@ def energy_document(report: EnergyReport, stamp: Stamp) -> Document:
         *_latency(report),
         *_plots(report.energy),
         *output_section(report.check),
-        *machine_section(report.state_before, report.state_after, report.changes),
     ]
-    return Document(f"Energy of {report.subject.bundle} on {report.engine.name}", tuple(blocks))
+    title = f"Energy of {report.subject.bundle} on {report.engine.name}"
+    machine = machine_section(report.state_before, report.state_after, report.changes)
+    return Document(title, tuple(blocks), (Paragraph(_answer(report)),), machine)
+
+
+def _answer(report: EnergyReport) -> str:
+    """What the sensors saw of an image; the time alone where there is none."""
+    reasons = [f"{sensor.info.name}: {sensor.gross.reason}" for sensor in report.energy.sensors]
+    seen = [
+        f"{figure(sensor.gross.mean)} J an image gross, {figure(sensor.net.mean)} J net by {sensor.info.name} "
+        f"({sensor.info.scope})"
+        for sensor in report.energy.sensors
+        if sensor.gross.mean is not None
+    ]
+    summary = report.call_ms.summary
+    joules = "; ".join(seen) or f"No energy figure ({'; '.join(reasons) or report.energy.reason})"
+    time = "no head call was timed" if summary is None else f"{figure(summary.median, 3)} ms a head call"
+    use = f"with {report.engine.name}, {report.subject.steps} steps, {report.batch} at once"
+    return f"{joules}; {time} {use}{verdict(report.check)}."
 
 
 def _energy(energy: EnergyResult) -> list[Block]:

@@ -19,10 +19,8 @@ from collafuse_benchmarks.measure.record import Facts, Record
 from collafuse_benchmarks.measure.subject import EngineUse, OutputCheck, Subject, describe_engine, describe_subject
 from collafuse_benchmarks.measure.summary import Summary, summarise
 from collafuse_benchmarks.measure.workload import Workload, check_engine
-from collafuse_runtimes.device.state import changes, read_device_state
-from collafuse_runtimes.engines import EngineOptions, open_engine
-from collafuse_runtimes.files.bundle import HeadBundle
-from collafuse_runtimes.files.handover import Handover
+from collafuse_runtimes.device.state import DeviceState, changes, read_device_state
+from collafuse_runtimes.engines import Engine, EngineOptions, open_engine
 
 KIND = "energy"
 
@@ -98,35 +96,30 @@ def measure_work_energy(
 
 
 def measure_head_energy(
-    bundle: HeadBundle,
-    handover: Handover,
+    load: Workload,
+    engine_name: str,
+    options: EngineOptions,
     found: Found,
     settings: EnergySettings,
     *,
-    engine_name: str,
-    options: EngineOptions,
-    steps: int | None = None,
-    batch: int = 1,
     on_report: Callable[[EnergyReport], None] = lambda _: None,
     on_progress: Progress | None = None,
 ) -> EnergyReport:
     """Measure head calls on one engine; without a sensor their times alone, and why there is no energy.
 
     Args:
+        load: the head and the tensors it is run on.
         found: the sensors of this machine.
         on_report: given the report so far between two windows and at the end, or, broken off, what there is of it.
 
     Raises:
         KeyboardInterrupt: it was broken off; ``on_report`` has what there is.
         CheckFailed: the engine does not compute what it should (``on_report`` has the report).
-        InputError, PlanMismatch, EngineUnavailable, ArtefactError: as ``open_engine``.
+        InputError, EngineUnavailable, ArtefactError: as ``open_engine``.
     """
-    count = bundle.row_range(steps).steps
-    load = Workload(bundle, handover, count, batch)
-    engine = open_engine(bundle, engine_name, options)
+    engine = open_engine(load.bundle, engine_name, options)
     before = read_device_state()
-    subject, use = describe_subject(bundle, handover, count), describe_engine(engine, options)
-    build = prepare(bundle, engine_name, options)
+    report_of = _reporter(load, engine, options, before)
     stamps: list[float] = []
 
     def work() -> int:
@@ -135,23 +128,30 @@ def measure_head_energy(
         stamps.append((time.perf_counter() - begun) * 1e3)
         return done
 
-    def report_of(energy: EnergyResult) -> EnergyReport:
-        calls = Calls(tuple(stamps[settings.warmup :]))
-        return EnergyReport(subject, use, batch, build, before.to_dict(), None, (), None, False, calls, energy)
+    def so_far(energy: EnergyResult) -> EnergyReport:
+        return report_of(Calls(tuple(stamps[settings.warmup :])), energy)
 
     with engine:
         result = measure_work_energy(
-            work, found, settings, keep=lambda energy: on_report(report_of(energy)), on_progress=on_progress
+            work, found, settings, keep=lambda energy: on_report(so_far(energy)), on_progress=on_progress
         )
         check = check_engine([load], engine)
     after = read_device_state()
-    whole = replace(
-        report_of(result),
-        state_after=after.to_dict(),
-        changes=tuple(changes(before, after)),
-        check=check,
-        complete=result.complete,
-    )
+    changed = tuple(changes(before, after))
+    whole = replace(so_far(result), state_after=after.to_dict(), changes=changed, check=check, complete=result.complete)
     on_report(whole)
-    check.require_passed(f"{bundle.path} on {engine_name}")
+    check.require_passed(f"{load.bundle.path} on {engine_name}")
     return whole
+
+
+def _reporter(
+    load: Workload, engine: Engine, options: EngineOptions, before: DeviceState
+) -> Callable[[Calls, EnergyResult], EnergyReport]:
+    """(times, energy) -> the report as long as it is not whole."""
+    subject, use = describe_subject(load.bundle, load.handover, load.steps), describe_engine(engine, options)
+    build = prepare(load.bundle, engine.name, options)
+
+    def report_of(calls: Calls, energy: EnergyResult) -> EnergyReport:
+        return EnergyReport(subject, use, load.batch, build, before.to_dict(), None, (), None, False, calls, energy)
+
+    return report_of

@@ -6,6 +6,7 @@ from functools import partial
 from collafuse_benchmarks.latency.run import LatencyReport, Series
 from collafuse_benchmarks.measure.memory import Memory
 from collafuse_benchmarks.measure.subject import EngineUse
+from collafuse_benchmarks.measure.summary import Summary
 from collafuse_benchmarks.pages import plots
 from collafuse_benchmarks.pages.document import (
     NOT_MEASURED,
@@ -26,6 +27,7 @@ from collafuse_benchmarks.pages.sections import (
     opening,
     output_section,
     subject_line,
+    verdict,
 )
 
 SCOPES = (
@@ -59,9 +61,28 @@ def latency_document(report: LatencyReport, stamp: Stamp) -> Document:
         *_start(report),
         *_memory(report.memory),
         *output_section(report.check),
-        *machine_section(report.state_before, report.state_after, report.changes),
     ]
-    return Document(f"Latency of {report.subject.bundle} on {engine.name}", tuple(blocks))
+    title = f"Latency of {report.subject.bundle} on {engine.name}"
+    machine = machine_section(report.state_before, report.state_after, report.changes)
+    return Document(title, tuple(blocks), (Paragraph(_answer(report)),), machine)
+
+
+def _answer(report: LatencyReport) -> str:
+    """The head call at the first batch size."""
+    calls = [series for series in report.series if series.scope == "head call"]
+    summary = calls[0].summary if calls else None
+    on = f"with {report.engine.name}, {report.subject.steps} steps, {report.subject.precision}"
+    if summary is None:
+        return f"No head call was timed {on}."
+    batch = calls[0].batch
+    what = "an image" if batch == 1 else f"for {batch} images at once"
+    return f"{figure(summary.median, 3)} ms {what} {on}; {_spread(summary)}{verdict(report.check)}."
+
+
+def _spread(summary: Summary) -> str:
+    p95 = summary.percentiles.get("p95")
+    tail = "p95 needs more samples" if p95 is None else f"p95 {figure(p95, 3)} ms"
+    return tail + (", and the machine was not steady" if summary.is_steady is False else "")
 
 
 def _options(engine: EngineUse) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from collafuse_benchmarks.latency.cold_start import ColdStart, cold_start
 from collafuse_benchmarks.measure.memory import Memory, free_gpu_bytes, peak_bytes, reset_peak
@@ -113,16 +113,84 @@ class LatencyReport(Record):
 OnReport = Callable[[LatencyReport], None]
 
 
+@dataclass(frozen=True)
+class LatencySettings:
+    """How a head is measured.
+
+    Attributes:
+        mode: how long.
+        engine: its name.
+        options: what it is told.
+        steps: a baked step count; None takes the bundle's first.
+        batches: images at once, each measured in all scopes.
+
+    Raises:
+        InputError: no batch size, or one twice.
+    """
+
+    mode: Mode
+    engine: str = "ort-cpu"
+    options: EngineOptions = DEFAULTS
+    steps: int | None = None
+    batches: Sequence[int] = (1,)
+
+    def __post_init__(self) -> None:
+        if not self.batches or len(set(self.batches)) != len(self.batches):
+            named = ", ".join(map(str, self.batches)) or "none"
+            raise InputError(f"batch sizes {named}: valid: one or more different sizes, for example 1,4,8")
+
+
+@dataclass
+class _Run:
+    """One measurement as it grows; everything that changes its report is told to ``on_report``."""
+
+    report: LatencyReport
+    engine: Engine
+    free_before: tuple[int | None, str | None]
+    gpu: int
+    on_report: OnReport
+    on_stage: Callable[[str], None]
+
+    def grow(self, **fields: Any) -> None:
+        self.report = replace(self.report, **fields)
+        self.on_report(self.report)
+
+    def measure_batch(self, load: Workload) -> None:
+        """All scopes of one batch size, and the memory they took."""
+        engine, was_reset = self.engine, reset_peak()
+        with load.files() as paths:
+            measures = {
+                "step": _step_measure(load, engine),
+                "head call": host_timed(lambda i: load.denoise(engine, i)),
+                "end to end": host_timed(lambda i: load.finish_file(engine, paths[i % len(paths)])),
+            }
+            for scope, measure in measures.items():
+                clock = EVENTS if scope == "step" and is_on_gpu(engine.name) else HOST
+                self.on_stage(f"batch {load.batch}: {scope}")
+                self.measure_scope(Series(scope, load.batch, clock, ()), measure)
+        peak, reason = peak_bytes()
+        on_gpu = _gpu_memory(self.free_before, self.gpu)
+        memory = Memory(load.batch, peak, reason, "batch" if was_reset else "process", *on_gpu)
+        self.grow(memory=(*self.report.memory, memory))
+
+    def measure_scope(self, empty: Series, measure: Measure | str) -> None:
+        before = self.report.series
+        if isinstance(measure, str):
+            self.report = replace(self.report, series=(*before, replace(empty, reason=measure)))
+            return
+
+        def keep(samples: list[float]) -> None:
+            self.grow(series=(*before, replace(empty, samples_ms=tuple(samples))))
+
+        keep(collect(measure, self.report.mode, keep))
+
+
 def measure_latency(
     bundle: HeadBundle,
     handover_path: Path,
     handover: Handover,
-    mode: Mode,
+    settings: LatencySettings,
     *,
-    engine_name: str = "ort-cpu",
-    options: EngineOptions = DEFAULTS,
-    steps: int | None = None,
-    batches: Sequence[int] = (1,),
     on_report: OnReport = lambda _: None,
     on_stage: Callable[[str], None] = lambda _: None,
 ) -> LatencyReport:
@@ -130,8 +198,6 @@ def measure_latency(
 
     Args:
         handover_path, handover: a hand-over file of the head's plan and what is in it.
-        steps: a baked step count; None takes the bundle's first.
-        batches: images at once, each measured in all scopes.
         on_report: given the report so far every few seconds and after every stage: what it was last given is what an
             interruption leaves.
         on_stage: told what is measured now.
@@ -140,48 +206,43 @@ def measure_latency(
         InputError, PlanMismatch, EngineUnavailable, ArtefactError: as ``open_engine``; a batch is out of range.
         CheckFailed: after all else: the engine does not compute what it should (the report is saved before).
     """
-    count = bundle.row_range(steps).steps
-    loads = [Workload(bundle, handover, count, batch) for batch in batches]
-    if not loads or len(set(batches)) != len(loads):
-        named = ", ".join(map(str, batches)) or "none"
-        raise InputError(f"batch sizes {named}: valid: one or more different sizes, for example 1,4,8")
-    engine = open_engine(bundle, engine_name, options)
+    name, options = settings.engine, settings.options
+    count = bundle.row_range(settings.steps).steps
+    loads = [Workload(bundle, handover, count, batch) for batch in settings.batches]
+    engine = open_engine(bundle, name, options)
     before = read_device_state()
     report = LatencyReport(
         subject=describe_subject(bundle, handover, count),
         engine=describe_engine(engine, options),
-        mode=mode,
-        batches=tuple(batches),
+        mode=settings.mode,
+        batches=tuple(settings.batches),
         state_before=before.to_dict(),
-        build=prepare(bundle, engine_name, options),
+        build=prepare(bundle, name, options),
     )
     gpu = options.gpu or 0
-    free_before = free_gpu_bytes(gpu) if is_on_gpu(engine_name) else (None, "the engine runs on the CPU")
-    begun = time.perf_counter()
-    with engine:
-        report = replace(report, load_ms=(time.perf_counter() - begun) * 1e3)
-        for load in loads:
-            report = _measure_batch(report, load, engine, mode, free_before, gpu, on_report, on_stage)
-            on_report(report)
-        on_stage("check of the output")
-        report = replace(report, check=check_engine(loads, engine))
-        on_report(report)
+    free_before = free_gpu_bytes(gpu) if is_on_gpu(name) else (None, "the engine runs on the CPU")
+    run = _Run(report, engine, free_before, gpu, on_report, on_stage)
+    _measure_loaded(run, loads)
     on_stage("cold starts")
-    for _ in range(mode.cold_starts):
-        start = cold_start(bundle.path, handover_path, engine_name, options, count)
-        report = replace(report, cold_starts=(*report.cold_starts, start))
-        on_report(report)
+    for _ in range(settings.mode.cold_starts):
+        start = cold_start(bundle.path, handover_path, name, options, count)
+        run.grow(cold_starts=(*run.report.cold_starts, start))
     after = read_device_state()
-    report = replace(
-        report,
-        state_after=after.to_dict(),
-        changes=tuple(changes(before, after)),
-        complete=True,
-    )
-    on_report(report)
-    assert report.check is not None
-    report.check.require_passed(f"{bundle.path} on {engine_name}")
-    return report
+    run.grow(state_after=after.to_dict(), changes=tuple(changes(before, after)), complete=True)
+    assert run.report.check is not None
+    run.report.check.require_passed(f"{bundle.path} on {name}")
+    return run.report
+
+
+def _measure_loaded(run: _Run, loads: Sequence[Workload]) -> None:
+    """All that one loading of the engine serves: the load, every batch size, and the check."""
+    begun = time.perf_counter()
+    with run.engine:
+        run.report = replace(run.report, load_ms=(time.perf_counter() - begun) * 1e3)
+        for load in loads:
+            run.measure_batch(load)
+        run.on_stage("check of the output")
+        run.grow(check=check_engine(loads, run.engine))
 
 
 def prepare(bundle: HeadBundle, engine_name: str, options: EngineOptions) -> Build | None:
@@ -197,46 +258,6 @@ def prepare(bundle: HeadBundle, engine_name: str, options: EngineOptions) -> Bui
 def is_on_gpu(engine_name: str) -> bool:
     """Whether the engine takes a GPU."""
     return "gpu" in ENGINES[engine_name].options
-
-
-def _measure_batch(
-    report: LatencyReport,
-    load: Workload,
-    engine: Engine,
-    mode: Mode,
-    free_before: tuple[int | None, str | None],
-    gpu: int,
-    on_report: OnReport,
-    on_stage: Callable[[str], None],
-) -> LatencyReport:
-    was_reset = reset_peak()
-    with load.files() as paths:
-        measures = {
-            "step": _step_measure(load, engine),
-            "head call": host_timed(lambda i: load.denoise(engine, i)),
-            "end to end": host_timed(lambda i: load.finish_file(engine, paths[i % len(paths)])),
-        }
-        for scope, measure in measures.items():
-            clock = EVENTS if scope == "step" and is_on_gpu(engine.name) else HOST
-            on_stage(f"batch {load.batch}: {scope}")
-            report = _measure_scope(report, Series(scope, load.batch, clock, ()), measure, mode, on_report)
-    peak, reason = peak_bytes()
-    memory = Memory(load.batch, peak, reason, "batch" if was_reset else "process", *_gpu_memory(free_before, gpu))
-    return replace(report, memory=(*report.memory, memory))
-
-
-def _measure_scope(
-    report: LatencyReport, empty: Series, measure: Measure | str, mode: Mode, on_report: OnReport
-) -> LatencyReport:
-    if isinstance(measure, str):
-        return replace(report, series=(*report.series, replace(empty, reason=measure)))
-
-    def with_samples(samples: list[float]) -> LatencyReport:
-        return replace(report, series=(*report.series, replace(empty, samples_ms=tuple(samples))))
-
-    samples = collect(measure, mode, lambda so_far: on_report(with_samples(so_far)))
-    on_report(with_samples(samples))
-    return with_samples(samples)
 
 
 def _step_measure(load: Workload, engine: Engine) -> Measure | str:

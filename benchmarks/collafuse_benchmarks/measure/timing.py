@@ -1,7 +1,6 @@
 """How often a thing is timed: warm-up, then runs until there are enough and enough time has passed."""
 
 import gc
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from collafuse_runtimes.device.turns import in_turns
 from collafuse_runtimes.errors import InputError
 
 Measure = Callable[[int], Sequence[float]]
@@ -120,16 +120,14 @@ def collect_in_turns(
         on_turn: told (turns done, turns in all).
     """
     samples: Turns = {name: [] for name in measures}
-    done, order = 0, random.Random(0)
+    done = 0
     try:
-        for _ in range(TURNS):
-            for name in order.sample(sorted(measures), len(measures)):
-                time.sleep(SETTLE_S)
-                measures[name](done)
-                samples[name].append(_turn(measures[name], mode, clock))
-                done += 1
-                save(samples)
-                on_turn(done, TURNS * len(measures))
+        for _, name in in_turns(sorted(measures), TURNS, SETTLE_S):
+            measures[name](done)
+            samples[name].append(_turn(measures[name], mode, clock))
+            done += 1
+            save(samples)
+            on_turn(done, TURNS * len(measures))
     except BaseException:
         save(samples)
         raise
@@ -158,14 +156,11 @@ def time_rounds(
         on_result: given (round, name, result) outside of what is timed, of the warm-up too.
     """
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
-    for k in range(warmup + rounds):
-        for name in order.sample(list(runs), len(runs)):
-            time.sleep(settle_s)
-            begun = time.perf_counter()
-            result = runs[name](k)
-            samples[name].append((time.perf_counter() - begun) * 1e3)
-            on_result(k, name, result)
+    for k, name in in_turns(list(runs), warmup + rounds, settle_s):
+        begun = time.perf_counter()
+        result = runs[name](k)
+        samples[name].append((time.perf_counter() - begun) * 1e3)
+        on_result(k, name, result)
     return {name: of_one[warmup:] for name, of_one in samples.items()}
 
 

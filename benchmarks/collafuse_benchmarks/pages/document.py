@@ -43,15 +43,29 @@ Block = Heading | Paragraph | Table | Plot
 
 @dataclass(frozen=True)
 class Document:
-    """A title and what follows."""
+    """A report's page.
+
+    Attributes:
+        title: its heading.
+        blocks: what a person reads.
+        answer: what was found, in a few lines: first on a terminal, and below the title on a page.
+        appendix: what only a page has, and no terminal: the state of the machine.
+    """
 
     title: str
     blocks: tuple[Block, ...]
+    answer: tuple[Block, ...] = ()
+    appendix: tuple[Block, ...] = ()
+
+    @property
+    def every_block(self) -> tuple[Block, ...]:
+        """All of the page below its title, in order."""
+        return (*self.answer, *self.blocks, *self.appendix)
 
     @property
     def has_plots(self) -> bool:
         """Whether the HTML page needs matplotlib."""
-        return any(isinstance(block, Plot) for block in self.blocks)
+        return any(isinstance(block, Plot) for block in self.every_block)
 
 
 def figure(value: float | None, digits: int = 3, unit: str = "") -> str:
@@ -71,8 +85,17 @@ def megabytes(value: int | None) -> str:
 
 def to_markdown(document: Document) -> str:
     """Plots are left out: they are in the HTML page."""
-    parts = [f"# {document.title}"]
-    for block in document.blocks:
+    return "\n\n".join([f"# {document.title}", *_parts(document.every_block)]) + "\n"
+
+
+def to_brief(document: Document) -> str:
+    """For a terminal: the answer first, then the page without its appendix."""
+    return "\n\n".join([*_parts(document.answer), f"# {document.title}", *_parts(document.blocks)]) + "\n"
+
+
+def _parts(blocks: Sequence[Block]) -> list[str]:
+    parts = []
+    for block in blocks:
         match block:
             case Heading(text):
                 parts.append(f"## {text}")
@@ -83,7 +106,7 @@ def to_markdown(document: Document) -> str:
                 parts.append("\n".join(lines))
             case Plot():
                 continue
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -96,7 +119,7 @@ def to_html(document: Document) -> str:
     Raises:
         ModuleNotFoundError: there are plots and matplotlib is not installed.
     """
-    body = "\n".join(_html_block(block) for block in document.blocks)
+    body = "\n".join(_html_block(block) for block in document.every_block)
     title = html.escape(document.title)
     return _PAGE.substitute(title=title, body=body)
 

@@ -86,6 +86,13 @@ def flatten(state: Facts, prefix: str = "") -> tuple[list[tuple[str, str]], list
     return known, unknown
 
 
+def verdict(check: OutputCheck | None) -> str:
+    """What is added to an answer about its output."""
+    if check is None:
+        return "; the output was not checked"
+    return "; the output is right" if check.passed else "; the output IS WRONG, so this means nothing"
+
+
 def output_section(check: OutputCheck | None) -> list[Block]:
     """Whether what was timed was right."""
     if check is None:

@@ -1,56 +1,17 @@
 """Which cut, head and step count to take, given limits."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any, Literal
 
 from collafuse_benchmarks.measure.record import Record
 from collafuse_benchmarks.pages.document import figure
+from collafuse_benchmarks.split.settings import ABOVE_BEST, Limits
 from collafuse_benchmarks.split.table import SplitRow
-from collafuse_runtimes.errors import InputError
 
 By = Literal["total_j", "total_ms"]
-ABOVE_BEST = "--max-kid-above-best"
-
-
-@dataclass(frozen=True)
-class Limits(Record):
-    """What a way must keep; None is no limit.
-
-    Attributes:
-        max_latency_ms: above 0; of the whole way; of its transfer only where a link was stated.
-        max_energy_j: above 0; gross joules an image, both sides.
-        min_noise_level: at least 0, of ``SplitPlan.noise_level``. A way that hands nothing over keeps it.
-        min_handover_kid: distance of the hand-over tensors from real images; the further, the less they show. A way
-            that hands nothing over keeps it.
-        max_image_kid: distance of the finished images from real ones.
-        max_kid_above_best: at least 0; how far that distance may lie above that of the best way which keeps the other
-            limits.
-    """
-
-    max_latency_ms: float | None = None
-    max_energy_j: float | None = None
-    min_noise_level: float | None = None
-    min_handover_kid: float | None = None
-    max_image_kid: float | None = None
-    max_kid_above_best: float | None = None
-
-    def __post_init__(self) -> None:
-        above = self.max_kid_above_best
-        if above is not None and not 0 <= above < math.inf:
-            raise InputError(f"{ABOVE_BEST} {above:g} out of range: must be a finite number of at least 0")
-        for name, rule in RULES.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and rule.least <= value <= rule.most):
-                raise InputError(f"{rule.option} {value:g} out of range: must be {rule.valid}")
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is limited."""
-        return all(getattr(self, field.name) is None for field in fields(self))
 
 
 @dataclass(frozen=True)
@@ -59,9 +20,6 @@ class _Rule:
     value: Callable[[SplitRow], float | None]
     is_upper: bool
     what: str
-    valid: str
-    least: float = -math.inf
-    most: float = math.inf
 
     def holds(self, row: SplitRow, limit: float) -> bool:
         value = self.value(row)
@@ -81,26 +39,18 @@ class _Rule:
 
 
 RULES = {
-    "max_latency_ms": _Rule(
-        "--max-latency-ms", lambda row: row.total_ms, True, "milliseconds", "above 0", sys.float_info.min
-    ),
-    "max_energy_j": _Rule("--max-energy-j", lambda row: row.total_j, True, "joules", "above 0", sys.float_info.min),
+    "max_latency_ms": _Rule("--max-latency-ms", lambda row: row.total_ms, True, "milliseconds"),
+    "max_energy_j": _Rule("--max-energy-j", lambda row: row.total_j, True, "joules"),
     "min_noise_level": _Rule(
-        "--min-noise-level",
-        lambda row: row.noise_level if row.transfer_bytes else math.inf,
-        False,
-        "noise level",
-        "a finite number of at least 0",
-        0.0,
+        "--min-noise-level", lambda row: row.noise_level if row.transfer_bytes else math.inf, False, "noise level"
     ),
     "min_handover_kid": _Rule(
         "--min-handover-kid",
         lambda row: row.handover_kid if row.transfer_bytes else math.inf,
         False,
         "KID of the hand-over tensors",
-        "finite numbers",
     ),
-    "max_image_kid": _Rule("--max-image-kid", lambda row: row.image_kid, True, "KID of the images", "finite numbers"),
+    "max_image_kid": _Rule("--max-image-kid", lambda row: row.image_kid, True, "KID of the images"),
 }
 
 

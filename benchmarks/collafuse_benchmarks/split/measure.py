@@ -35,6 +35,25 @@ OnParts = Callable[[tuple[Part, ...]], None]
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Who is told how far a measurement is.
+
+    Attributes:
+        on_parts: given the parts so far, first without a sample, then after every turn and every energy measurement;
+            what it was last given is what an interruption leaves.
+        on_turn: told (turns done, turns in all).
+        on_phase: told what is measured of energy now, and the share of it that is done.
+    """
+
+    on_parts: OnParts = lambda _: None
+    on_turn: Callable[[int, int], None] = lambda *_: None
+    on_phase: Progress = lambda *_: None
+
+
+SILENT = Watch()
+
+
+@dataclass(frozen=True)
 class EdgeWork:
     """One way on the device: a bundle in one of its step counts on one engine."""
 
@@ -146,18 +165,13 @@ def measure_parts(
     mode: Mode,
     found: Found,
     energy: EnergySettings,
-    *,
-    on_parts: OnParts = lambda _: None,
-    on_turn: Callable[[int, int], None] = lambda *_: None,
-    on_phase: Progress = lambda *_: None,
+    watch: Watch = SILENT,
 ) -> tuple[Part, ...]:
     """A part for each side that has work; one image at a time, all ways in turns.
 
     Args:
         found: sensors that see the energy; where there is none, no time is spent on it.
         energy: how long it is measured, for every way.
-        on_parts: given the parts so far, first without a sample, then after every turn and every energy measurement;
-            what it was last given is what an interruption leaves.
 
     Raises:
         PlanMismatch: plans that differ in more than their cut.
@@ -169,15 +183,15 @@ def measure_parts(
     with ExitStack() as stack:
         opened: dict[tuple[str, str], Engine] = {}
         ways = [_edge_way(edge, opened, stack) for edge in edges] + [_server_way(work) for work in servers]
-        run = _Run(ways, plan, mode, before, on_parts)
-        on_parts(run.parts())
+        run = _Run(ways, plan, mode, before, watch.on_parts)
+        watch.on_parts(run.parts())
         measures = {str(i): way.measure for i, way in enumerate(ways)}
-        run.keep_turns(collect_in_turns(measures, mode, run.keep_turns, on_turn=on_turn))
+        run.keep_turns(collect_in_turns(measures, mode, run.keep_turns, on_turn=watch.on_turn))
         for way in ways:
-            run.measure_energy(way, found, energy, on_phase)
+            run.measure_energy(way, found, energy, watch.on_phase)
         failures = [failure for way in ways for failure in run.check(way)]
     whole = run.parts(read_device_state())
-    on_parts(whole)
+    watch.on_parts(whole)
     for failure in failures:
         raise failure
     return whole

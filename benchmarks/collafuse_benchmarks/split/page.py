@@ -7,9 +7,9 @@ from collafuse_benchmarks.pages import plots
 from collafuse_benchmarks.pages.document import NOT_MEASURED, Block, Document, Heading, Paragraph, Plot, Table, figure
 from collafuse_benchmarks.pages.folder import Stamp
 from collafuse_benchmarks.pages.sections import cv_cell, interval_cell, machine_section, opening
-from collafuse_benchmarks.split.choice import Limits
 from collafuse_benchmarks.split.parts import Part, Row
 from collafuse_benchmarks.split.report import SplitReport
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_benchmarks.split.table import ShareCheck, Side, SplitRow
 
 WHAT = (
@@ -70,7 +70,6 @@ def split_document(report: SplitReport, stamp: Stamp) -> Document:
     what = f"{WHAT} Images {shape}, T = {plan.timesteps}, {plan.schedule} schedule."
     blocks: list[Block] = [
         *opening(stamp, what, complete=report.complete),
-        *_choice(report),
         Heading("Cuts"),
         Table(COLUMNS, tuple(map(_row, report.rows))),
         Paragraph(NOTES.format(noise=report.noise_level_is or OLD_NOISE)),
@@ -78,9 +77,9 @@ def split_document(report: SplitReport, stamp: Stamp) -> Document:
         *_gaps(report.rows),
         *_plots(report.rows),
         *_shares(report.share_checks),
-        *_parts(report.parts),
     ]
-    return Document("Where to cut: server and device, measured", tuple(blocks))
+    answer, appendix = tuple(_choice(report)), tuple(_parts(report.parts))
+    return Document("Where to cut: server and device, measured", tuple(blocks), answer, appendix)
 
 
 def _row(row: SplitRow) -> tuple[str, ...]:

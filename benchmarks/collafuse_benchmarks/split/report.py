@@ -6,9 +6,10 @@ from pathlib import Path
 
 from collafuse_benchmarks.measure.record import Facts, Record
 from collafuse_benchmarks.pages.folder import read_fields, read_report
-from collafuse_benchmarks.split.choice import Choice, Limits, choose
+from collafuse_benchmarks.split.choice import Choice, choose
 from collafuse_benchmarks.split.parts import Part, require_same_family
 from collafuse_benchmarks.split.scores import Scores, with_scores
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_benchmarks.split.table import Link, ShareCheck, SplitRow, join, share_checks
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import InputError

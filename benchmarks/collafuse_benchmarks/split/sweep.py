@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from collafuse_benchmarks.energy.measurement import Progress
 from collafuse_benchmarks.energy.sensors import Found
 from collafuse_benchmarks.energy.settings import EnergySettings
 from collafuse_benchmarks.measure.timing import Mode
-from collafuse_benchmarks.split.measure import EdgeWork, OnParts, ServerWork, measure_parts
+from collafuse_benchmarks.split.measure import EdgeWork, ServerWork, Watch, measure_parts
 from collafuse_benchmarks.split.parts import Part, Weights
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
@@ -63,20 +62,13 @@ class SweepOptions:
 
 
 def sweep(
-    heads: Sequence[HeadBundle],
-    server: SplitServer | None,
-    options: SweepOptions,
-    found: Found,
-    *,
-    on_parts: OnParts,
-    on_turn: Callable[[int, int], None],
-    on_phase: Progress,
+    heads: Sequence[HeadBundle], server: SplitServer | None, options: SweepOptions, found: Found, watch: Watch
 ) -> tuple[Part, ...]:
     """Measure every baked step count of every bundle on every engine, and the server's side of every cut.
 
     Args:
         found: sensors that see the energy.
-        on_parts: given the parts so far; the last call has the whole.
+        watch: the last call of its ``on_parts`` has the whole.
 
     Raises:
         InputError: a head or an engine is given twice, or the cuts are none.
@@ -91,16 +83,7 @@ def sweep(
         for engine in options.engines
     ]
     servers = [] if server is None else _server_works(server, heads, options)
-    return measure_parts(
-        edges,
-        servers,
-        options.mode,
-        found,
-        ENERGY[options.mode.name],
-        on_parts=on_parts,
-        on_turn=on_turn,
-        on_phase=on_phase,
-    )
+    return measure_parts(edges, servers, options.mode, found, ENERGY[options.mode.name], watch)
 
 
 def _require_different(what: str, given: Sequence[object]) -> None:

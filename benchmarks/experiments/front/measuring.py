@@ -11,7 +11,7 @@ from training import CLIENTS, SERVERS, Folder
 from ways import TWO_M, WAYS, Way, together
 
 from collafuse_edge import image_features, kid_on_reference_scale, load_images, make_handover, pyramid_score
-from collafuse_export import export_with_report, handover_of
+from collafuse_export import ExportSettings, Fit, export_with_report, handover_of
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.errors import CheckFailed
@@ -60,7 +60,8 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
     if path.exists():
         return read_bundle(path), said.read_text() if said.exists() else None
     path.parent.mkdir(exist_ok=True)
-    options: dict[str, Any] = {"precision": way.precision, "force": True}
+    options: dict[str, Any] = {"precision": way.precision}
+    fit = Fit()
     checkpoint = folder.head(way.network, way.cut_ratio, seed)
     if way.made == "distilled":
         checkpoint = folder.distilled(way.network, way.cut_ratio, seed, way.steps)
@@ -69,12 +70,12 @@ def exported(folder: Folder, ways: tuple[Way, ...], seed: int) -> tuple[HeadBund
     if not checkpoint.exists():
         return None, NOT_TRAINED
     if way.made == "fitted":
-        options["fit_to"] = own_images(folder, seed, "train")
-        options["judge_on"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)
+        judge_on = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)
+        fit = Fit(own_images(folder, seed, "train"), judge_on=judge_on)
     if way.precision != "fp32":
         options["calibration"] = handed_over(folder, way.cut_ratio, seed, CALIBRATION, first=10_000)
     try:
-        bundle, report = export_with_report(checkpoint, path, **options)
+        bundle, report = export_with_report(checkpoint, path, ExportSettings(**options), fit, force=True)
     except CheckFailed as error:
         return None, str(error)
     if report is not None:

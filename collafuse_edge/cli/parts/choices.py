@@ -7,11 +7,7 @@ compares; reading them from there would import numpy for every `--help`.
 import re
 from typing import Any, Literal
 
-Schedule = Literal["cosine", "linear"]
-Prediction = Literal["epsilon", "v"]
 Sampler = Literal["ddim", "ddpm", "dpm++2m"]
-Protocol = Literal["upload", "paper"]
-ShardDtype = Literal["float16", "float32"]
 HandoverDtype = Literal["float32", "float16"]
 Preset = Literal["tiny", "small", "base", "paper", "server-small", "server-base", "server-large", "edge"]
 Role = Literal["server", "client"]

@@ -53,7 +53,11 @@ def write_kept(path: Path, text: str) -> None:
 
 
 def take_files(command: Any) -> Any:
-    """Give positional arguments of a click command, and of those below it, what a file has where none stand."""
+    """Give positional arguments of a click command, and of those below it, what a file has where none stand.
+
+    click looks into ``default_map`` for options alone where an argument takes any number, and asks a callback too late:
+    after it has refused a required one that is not there.
+    """
     for child in getattr(command, "commands", {}).values():
         take_files(child)
     for parameter in command.params:

@@ -5,13 +5,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from collafuse_edge.cli.parts.choices import LEVELS, Sampler
+from collafuse_edge.cli.parts.choices import LEVELS
+from collafuse_edge.cli.parts.choices import Sampler as SamplerName
 from collafuse_runtimes.errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from collafuse_runtimes.diffusion.samplers import Sampler
 
 
 def _file_to_write(path: Path) -> Path:
@@ -50,15 +55,28 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", callb
 OptionalOutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", callback=_folder_if_any)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an --out of the same kind.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
-SamplerOption = Annotated[Sampler, typer.Option(help="How a step is taken.")]
-LevelsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even.",
-        autocompletion=lambda: list(LEVELS),
-    ),
-]
-EtaOption = Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")]
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """How steps are taken, and where they lie."""
+
+    sampler: Annotated[SamplerName, typer.Option(help="How a step is taken.")] = "dpm++2m"
+    eta: Annotated[float, typer.Option(help="DDIM's eta, 0 (deterministic) to 1.")] = 0.0
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="even, log-snr, karras, or timesteps, e.g. 19,9,4,1,0. Default: karras for dpm++2m, else even.",
+            autocompletion=lambda: list(LEVELS),
+        ),
+    ] = None
+
+    def named(self, steps: object) -> "tuple[Sampler, tuple[int, ...] | None]":
+        """As ``way_named``."""
+        from collafuse_edge.cli.parts.parsing import way_named
+
+        return way_named(self.sampler, self.eta, self.levels, steps)
+
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -19,7 +19,8 @@ def expand_homes(command: Any) -> Any:
     """Make every path parameter of a click command, and of those below it, take ``~`` and ``~user``.
 
     A shell expands neither in ``--option=~/x``. Typers differ in the classes of their parameters; all have
-    ``process_value``, which is given what stands on the command line.
+    ``process_value``, which is given what stands on the command line. A callback would be given a Path, which does not
+    know any more whether ``./~x`` was written or ``~x``.
     """
     for child in getattr(command, "commands", {}).values():
         expand_homes(child)

@@ -86,17 +86,30 @@ class Checkpoint:
     distilled: Distilled | None = None
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a network is, as checkpoint.json says it; fields as in ``Checkpoint``."""
+
+    role: str
+    plan: SplitPlan
+    network: NetworkConfig
+    class_names: tuple[str, ...] | None = None
+    distilled: Distilled | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {
+            "role": self.role,
+            "plan": self.plan.to_dict(),
+            "fingerprint": self.plan.fingerprint,
+            "network": self.network.to_dict(),
+            "class_names": None if self.class_names is None else list(self.class_names),
+            **({} if self.distilled is None else {"distilled": asdict(self.distilled)}),
+        }
+
+
 def write_checkpoint(
-    path: Path,
-    *,
-    role: str,
-    plan: SplitPlan,
-    network: NetworkConfig,
-    model: Tensors | None,
-    ema: Tensors,
-    training: dict[str, Any],
-    class_names: tuple[str, ...] | None = None,
-    distilled: Distilled | None = None,
+    path: Path, description: Description, *, model: Tensors | None, ema: Tensors, training: dict[str, Any]
 ) -> None:
     """Write a checkpoint directory, replacing an older one of the same name in one step.
 
@@ -110,16 +123,8 @@ def write_checkpoint(
         for name, tensors, kind in ((TRAINED, model, "model"), (WEIGHTS, ema, "ema")):
             if tensors is not None:
                 write_tensors(aside / name, WEIGHTS_FORMAT, tensors, {"weights": kind}, metadata={"format": "pt"})
-        description = {
-            "role": role,
-            "plan": plan.to_dict(),
-            "fingerprint": plan.fingerprint,
-            "network": network.to_dict(),
-            "class_names": None if class_names is None else list(class_names),
-            **({} if distilled is None else {"distilled": asdict(distilled)}),
-        }
-        write_json(aside / DESCRIPTION, CONFIG_FORMAT, description, VERSION)
-        write_bytes(aside / "config.json", _diffusers_config(network))
+        write_json(aside / DESCRIPTION, CONFIG_FORMAT, description.to_dict(), VERSION)
+        write_bytes(aside / "config.json", _diffusers_config(description.network))
         files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
         write_json(aside / "training.json", TRAINING_FORMAT, {**training, "files": files}, VERSION)
 

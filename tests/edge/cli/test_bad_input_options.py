@@ -129,10 +129,11 @@ REFUSED = [
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Artefacts that every command of this file leaves as they are; an empty folder; a plan of 12 x 12 pixels."""
     from collafuse_edge.init import init_plan
+    from collafuse_edge.settings import PlanSettings
 
     folder = copy_product(tmp_path_factory.mktemp("options") / "site")
     (folder / "empty").mkdir()
-    init_plan(folder / "odd.json", "12", 1, 10, "cosine", 0.5)
+    init_plan(folder / "odd.json", "12", PlanSettings(timesteps=10, cut_ratio=0.5))
     return folder
 
 

@@ -8,6 +8,7 @@ from command_line import done, refusal
 from test_command_line_paths import COMMANDS
 
 from collafuse_benchmarks.measure.timing import MODES
+from collafuse_edge import settings
 from collafuse_edge.cli.parts import choices
 from collafuse_edge.training.presets import PRESETS
 from collafuse_edge.training.settings import LR_SCHEDULES, MIXED_PRECISIONS
@@ -22,11 +23,11 @@ from collafuse_runtimes.files.bundle_manifest import PRECISIONS
 from collafuse_runtimes.files.checkpoint import ROLES
 
 SETS: list[tuple[str, str, Any, Any]] = [
-    ("init", "--schedule", choices.Schedule, SCHEDULES),
-    ("init", "--prediction", choices.Prediction, PREDICTION_TYPES),
-    ("init", "--server-prediction", choices.Prediction, PREDICTION_TYPES),
-    ("upload", "--protocol", choices.Protocol, shard.PROTOCOLS),
-    ("upload", "--dtype", choices.ShardDtype, shard.DTYPES),
+    ("init", "--schedule", Literal[settings.SCHEDULES], SCHEDULES),
+    ("init", "--prediction", Literal[settings.PREDICTIONS], PREDICTION_TYPES),
+    ("init", "--server-prediction", Literal[settings.PREDICTIONS], PREDICTION_TYPES),
+    ("upload", "--protocol", Literal[settings.PROTOCOLS], shard.TENSORS),
+    ("upload", "--dtype", Literal[settings.SHARD_DTYPES], settings.SHARD_DTYPES),
     ("train-client", "--preset", choices.Preset, PRESETS),
     ("train-server", "--preset", choices.Preset, PRESETS),
     ("train-server", "--lr-schedule", Literal[LR_SCHEDULES], LR_SCHEDULES),

@@ -1,6 +1,6 @@
 """Options of a command that are fields of a settings dataclass: name, type, default and help stand there, once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, get_type_hints
 
 import pytest
@@ -9,7 +9,9 @@ from test_command_line_paths import COMMANDS
 from typer.testing import CliRunner
 
 from collafuse_benchmarks.energy.settings import EnergySettings
+from collafuse_benchmarks.split.settings import Limits
 from collafuse_edge.cli.parts.fields import Values, takes
+from collafuse_edge.settings import PlanSettings, UploadSettings
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_runtimes.engine_options import EngineOptions
 
@@ -31,6 +33,8 @@ TAKEN = [
     ("bench split", EngineOptions, ["threads", "gpu", "cache"]),
     ("export", EngineOptions, ["gpu", "cache"]),
     ("bench energy", EnergySettings, ["trials", "window_s", "idle_s"]),
+    *((c, s, [f.name for f in fields(s)]) for c, s in (("init", PlanSettings), ("upload", UploadSettings))),
+    ("bench split", Limits, [f.name for f in fields(Limits)]),
 ]
 
 
@@ -51,6 +55,37 @@ class Oven:
     heat: Annotated[int, "Degrees."] = 180
     mode: Annotated[str, "Where the heat comes from.", ("top", "fan")] = "fan"
     light: Annotated[bool, "Lamp."] = False
+
+
+@dataclass(frozen=True)
+class Cake:
+    dish: Annotated[str, typer.Argument(help="What it becomes.")]
+    oven: Annotated[Oven, ("heat", "light")] = field(default_factory=Oven)
+    minutes: Annotated[int | None, typer.Option("--min", help="How long.")] = None
+
+
+def bake_cake(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+
+    @app.command()
+    @takes("cake", Cake)
+    def command(*, cake: Cake, loud: bool = False) -> None:
+        print(cake, loud)
+
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output.strip()
+
+
+def test_a_command_gets_the_dataclass_and_those_inside_it() -> None:
+    oven = "oven=Oven(heat={}, mode='fan', light={})"
+    assert bake_cake("pie") == (0, f"Cake(dish='pie', {oven.format(180, False)}, minutes=None) False")
+    given = bake_cake("pie", "--heat", "90", "--light", "--min", "4", "--loud")
+    assert given == (0, f"Cake(dish='pie', {oven.format(90, True)}, minutes=4) True")
+
+
+def test_a_field_without_default_is_asked_for_and_one_left_out_inside_is_refused() -> None:
+    assert bake_cake()[0] == 2
+    assert bake_cake("pie", "--mode", "top")[0] == 2
 
 
 def bake(*arguments: str) -> tuple[int, str]:

@@ -24,7 +24,7 @@ from collafuse_edge.training.loop import TrainRun, train
 from collafuse_edge.training.presets import network_config
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import ClientTask
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_export.golden import handover_of
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -177,7 +177,7 @@ def test_export_bakes_its_steps_and_refuses_others(student: Checkpoint, tmp_path
         assert verify_bundle(bundle, engine, options).passed
     for option in ({"step_counts": (5,)}, {"cut_ratio": 0.25}, {"sampler": Sampler("dpm++2m")}, {"timesteps": (19,)}):
         with pytest.raises(InputError, match=f"was distilled for 2 steps .* leave out {next(iter(option))}"):
-            export_head(student.path, tmp_path / "other.head", **option)  # type: ignore[arg-type]
+            export_head(student.path, tmp_path / "other.head", ExportSettings(**option))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="5 steps are not baked into"):
         bundle.row_range(5)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_training import SHAPE, easy_images
 
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.training.tasks import ClientTask, ServerTask, batch_indices
 from collafuse_edge.upload import make_paper_shard, make_shard, upload_images
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -157,7 +158,7 @@ def test_data_digests_tell_data_apart(tmp_path: Path) -> None:
         ServerTask([make_paper_shard(IMAGES, PLAN, 1, 0)], ["a"]).digest(),
     ]
     assert len(set(digests)) == len(digests)
-    upload_images(tmp_path / "s", IMAGES, PLAN, "upload", key=tmp_path / "key", dtype="float32")
+    upload_images(tmp_path / "s", IMAGES, PLAN, UploadSettings(key=tmp_path / "key", dtype="float32"))
     assert ServerTask.from_files([tmp_path / "s"]).digest() == ServerTask.from_files([tmp_path / "s"]).digest()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.upload import upload_images
 from collafuse_edge.upload.shard import NOISE_POLICY, read_shard
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -69,7 +70,7 @@ def draw(digest: bytes, node: int, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     plan = SplitPlan(X_0.shape[1:], cut_ratio=0.2)
-    upload_images(tmp_path / "s", X_0, plan, "upload", key=tmp_path / "key", dtype="float32")
+    upload_images(tmp_path / "s", X_0, plan, UploadSettings(key=tmp_path / "key", dtype="float32"))
     return tmp_path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import done, refusal
 
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.upload import upload_images
 from collafuse_edge.upload.key import default_key_path, load_or_create_upload_key
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -144,7 +145,7 @@ def test_pipes_devices_and_loops_are_no_keys(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / "loop"):
         with pytest.raises(ArtefactError, match=r"cannot read|is a link to a file that is not there"):
-            upload_images(tmp_path / "s", IMAGES, PLAN, "upload", key=path)
+            upload_images(tmp_path / "s", IMAGES, PLAN, UploadSettings(key=path))
     (tmp_path / "large").write_bytes(bytes(5000))
     with pytest.raises(ArtefactError, match="too large, for a key"):
         load_or_create_upload_key(tmp_path / "large")
@@ -154,7 +155,7 @@ def test_key_and_ledger_live_in_the_users_configuration_folder(tmp_path: Path, m
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     folder = tmp_path / "xdg" / "collafuse-edge"
     assert default_key_path() == folder / "upload.key"
-    upload_images(tmp_path / "shard", IMAGES, PLAN, "upload")
+    upload_images(tmp_path / "shard", IMAGES, PLAN)
     assert sorted(p.name for p in folder.iterdir()) == ["upload.key", "upload.key.ledger.json"]
     assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700

@@ -13,6 +13,7 @@ import pytest
 from command_line import done, refusal
 
 from collafuse_edge.data import load_images
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.upload import Uploaded, upload_images
 from collafuse_edge.upload import release as releasing
 from collafuse_edge.upload.key import image_digest, load_or_create_upload_key
@@ -44,7 +45,8 @@ class Site:
 
     def upload(self, images: Images, plan: SplitPlan = PLAN, protocol: str = "upload", **options: bool) -> Uploaded:
         self.count += 1
-        return upload_images(self.folder / f"{self.count}.s", images, plan, protocol, key=self.key, **options)
+        settings = UploadSettings(protocol=protocol, key=self.key, **options)
+        return upload_images(self.folder / f"{self.count}.s", images, plan, settings)
 
     def kinds(self, images: Images, plan: SplitPlan = PLAN, protocol: str = "upload") -> dict[str, int]:
         found = self.upload(images, plan, protocol)
@@ -215,7 +217,7 @@ def test_a_record_that_cannot_be_written_releases_nothing(site: Site, monkeypatc
 
 def test_uploads_at_once_are_all_recorded(site: Site) -> None:
     def upload(i: int) -> Uploaded:
-        return upload_images(site.folder / f"p{i}", IMAGES[i : i + 4], PLAN, "upload", key=site.key)
+        return upload_images(site.folder / f"p{i}", IMAGES[i : i + 4], PLAN, UploadSettings(key=site.key))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(upload, range(8)))
@@ -240,7 +242,7 @@ def test_links_to_one_key_share_its_ledger(site: Site, tmp_path: Path) -> None:
 def test_neither_key_nor_ledger_is_a_shards_name(site: Site) -> None:
     for name in ("key", "key.ledger.json"):
         with pytest.raises(InputError, match="is the key or its ledger"):
-            upload_images(site.folder / name, IMAGES, PLAN, "upload", key=site.key)
+            upload_images(site.folder / name, IMAGES, PLAN, UploadSettings(key=site.key))
     os.link(site.key, site.folder / "hard")
     assert site.releases() == 1
 

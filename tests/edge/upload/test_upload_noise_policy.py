@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.upload import make_shard, upload_images
 from collafuse_edge.upload.brownian import grid_index, level_time, path_value, path_weights
 from collafuse_edge.upload.key import image_digest
@@ -46,7 +47,7 @@ def test_any_order_subset_and_repetition_gives_the_same_rows(chosen: list[int]) 
 
 def test_uploading_again_writes_the_same_file(tmp_path: Path) -> None:
     for name, order in (("first", slice(None)), ("again", slice(None)), ("reversed", slice(None, None, -1))):
-        upload_images(tmp_path / name, IMAGES[order], PLAN, "upload", key=tmp_path / "key")
+        upload_images(tmp_path / name, IMAGES[order], PLAN, UploadSettings(key=tmp_path / "key"))
     first = (tmp_path / "first").read_bytes()
     assert (tmp_path / "again").read_bytes() == first
     assert (tmp_path / "reversed").read_bytes() == first

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from command_line import done, refusal, run_cli
 
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.upload import make_paper_shard, make_shard, upload_images
 from collafuse_edge.upload.shard import Shard, read_shard, write_shard
 from collafuse_runtimes.diffusion.plan import SplitPlan
@@ -61,16 +62,23 @@ def test_images_that_are_not_finite_or_of_another_shape_are_refused(tmp_path: Pa
     broken[2, 0, 0, 0] = np.inf
     plan = SplitPlan(SHAPE, cut_ratio=0.2)
     with pytest.raises(InputError, match="NaN or Inf in 1 of 6"), np.errstate(invalid="ignore"):
-        upload_images(tmp_path / "shard", broken, plan, "upload", key=tmp_path / "key")
+        upload_images(tmp_path / "shard", broken, plan, UploadSettings(key=tmp_path / "key"))
     with pytest.raises(InputError, match=r"valid: \(N >= 1, 1, 16, 16\)"):
-        upload_images(tmp_path / "shard", IMAGES[:, :, :8], plan, "paper", key=tmp_path / "key")
+        upload_images(
+            tmp_path / "shard", IMAGES[:, :, :8], plan, UploadSettings(protocol="paper", key=tmp_path / "key")
+        )
     assert not (tmp_path / "shard").exists()
 
 
 @pytest.mark.parametrize(("dtype", "accuracy"), [("float16", 4e-3), ("float32", 2e-6)])
 def test_a_paper_shard_discloses_every_image(tmp_path: Path, dtype: str, accuracy: float) -> None:
     plan = SplitPlan(SHAPE, cut_ratio=0.2)
-    upload_images(tmp_path / "shard", IMAGES, plan, "paper", key=tmp_path / "key", draws=40, seed=3, dtype=dtype)
+    upload_images(
+        tmp_path / "shard",
+        IMAGES,
+        plan,
+        UploadSettings(protocol="paper", key=tmp_path / "key", draws=40, seed=3, dtype=dtype),
+    )
     shard = read_shard(tmp_path / "shard")
     assert shard.epsilon is not None
     assert shard.t is not None

@@ -16,12 +16,12 @@ from device_trees import orin_nano, put
 from heads import copy_of, default_head, head
 from places import ROOT
 
-from collafuse_runtimes import __version__, doctor, engines
+from collafuse_runtimes import __version__, doctor
 from collafuse_runtimes.device.machine import Machine, read_machine
 from collafuse_runtimes.device.state import Clock
 from collafuse_runtimes.device.versions import PACKAGES
 from collafuse_runtimes.doctor import describe_doctor, examine
-from collafuse_runtimes.engines import ENGINES
+from collafuse_runtimes.engines import ENGINES, registry
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.engines.ort.cpu import OrtCpuEngine
 from collafuse_runtimes.errors import CheckFailed, EngineUnavailable
@@ -116,7 +116,7 @@ def test_exit_code_is_1_when_nothing_works_and_the_rows_are_still_printed(monkey
     found = json.loads(result.out)
     assert found["passed"] is False and found["bundle"] == str(path)
     assert {row["works"] for row in found["engines"]} == {False}
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckFailed, match="no engine can run here"):
         examine().require_passed()
 
@@ -153,7 +153,19 @@ def test_the_table_is_readable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     lines = describe_doctor(examine(default_head(), orin_nano(tmp_path)))
     assert all(len(line) <= doctor.TABLE_WIDTH or " " not in line.strip() for line in lines)
     starts = {line.split(maxsplit=1)[0] for line in lines if not line.startswith(" ")}
-    facts = {"machine", "board", "CPU", "GPU", "heat", "throttle", "memory", "packages", "providers", "telemetry"}
+    facts = {
+        "works",
+        "machine",
+        "board",
+        "CPU",
+        "GPU",
+        "heat",
+        "throttle",
+        "memory",
+        "packages",
+        "providers",
+        "telemetry",
+    }
     assert starts - {"source", "unknown"} == {*facts, *ENGINES} - {"fake"}
     (good,) = [line for line in lines if line.startswith("ort-cpu ")]
     assert "cpu  works: fp32, the golden trajectories hold, max-abs " in good

@@ -119,7 +119,9 @@ def test_nothing_is_started_for_an_engine_that_is_not_installed(monkeypatch: pyt
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(doctor, "_ask", start)
-    monkeypatch.setattr("collafuse_runtimes.engines._is_installed", lambda module: module in ("onnxruntime", "numpy"))
+    monkeypatch.setattr(
+        "collafuse_runtimes.engines.registry._is_installed", lambda module: module in ("onnxruntime", "numpy")
+    )
     found = rows()
     assert found["ort-cpu"].works
     assert all("installed" in str(found[name].reason) for name in GPU_ROWS if not found[name].works)

@@ -9,13 +9,13 @@ import pytest
 from heads import PLAN, checkpoint
 from small_training import easy_images
 
-from collafuse_edge.handoff.server_steps import make_handover
+from collafuse_edge.handoff.server_steps import HandoverSettings, make_handover
 from collafuse_edge.training.loop import TrainRun, train
 from collafuse_edge.training.presets import network_config
 from collafuse_edge.training.settings import TrainSettings
 from collafuse_edge.training.tasks import ServerTask
 from collafuse_edge.upload import make_shard
-from collafuse_export import export_head
+from collafuse_export import ExportSettings, export_head
 from collafuse_runtimes.diffusion.noise import Float32Array, noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler, denoise
@@ -66,7 +66,7 @@ def test_a_head_of_v_and_one_of_epsilon_give_the_same_trajectory(sampler: Sample
 def test_an_exported_head_of_v_computes_what_torch_computes(sampler: Sampler, tmp_path: Path) -> None:
     plan = replace(PLAN, prediction_type="v")
     source = checkpoint(plan, levels=1)
-    bundle = export_head(source, tmp_path / "v.head", sampler=sampler, step_counts=(5,))
+    bundle = export_head(source, tmp_path / "v.head", ExportSettings(sampler=sampler, step_counts=(5,)))
     assert bundle.plan.prediction_type == "v"
     for engine in ("ort-cpu", "openvino", "torch"):
         options = EngineOptions(checkpoint=source) if engine == "torch" else EngineOptions(threads=1)
@@ -86,5 +86,5 @@ def test_a_server_of_v_is_trained_from_shards_and_hands_over(tmp_path: Path) -> 
     train(run)
     stored = read_checkpoint(tmp_path / "s", "server").plan
     assert (stored.prediction_type, stored.server_prediction_type) == ("epsilon", "v")
-    handover = make_handover(plan, tmp_path / "s", count=2, seed=0, steps=4)
+    handover = make_handover(plan, tmp_path / "s", HandoverSettings(count=2, seed=0, steps=4))
     assert np.isfinite(handover.x_tc).all() and handover.plan == plan

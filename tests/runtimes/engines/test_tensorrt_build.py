@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collafuse_runtimes.engines import EngineOptions
-from collafuse_runtimes.engines.trt.build import BatchProfile, BuildProgress, Target, build_serialised
+from collafuse_runtimes.engines.trt.build import BatchProfile, BuildProgress, Graph, Target, build_serialised
 from collafuse_runtimes.engines.trt.prepare import build_engine
 from collafuse_runtimes.errors import ArtefactError, EngineUnavailable, NoGpu
 from collafuse_runtimes.files.bundle import HeadBundle, TensorInfo
@@ -30,8 +30,8 @@ def fake(release: str, bundle: HeadBundle) -> FakeTensorrt:
 
 def build(trt: FakeTensorrt, **options: Any) -> Any:
     bundle = trt.bundle
-    data = bundle.model_path.read_bytes()
-    return build_serialised(trt, data, "m.onnx", bundle.inputs, bundle.outputs, BatchProfile(2, 4), **options)
+    graph = Graph(bundle.model_path.read_bytes(), "m.onnx", bundle.inputs, bundle.outputs)
+    return build_serialised(trt, graph, BatchProfile(2, 4), **options)
 
 
 def flag(trt: FakeTensorrt, name: str) -> int:
@@ -164,7 +164,7 @@ def test_a_graph_with_other_tensors_than_stated_is_refused() -> None:
     with pytest.raises(
         ArtefactError, match=r"m.onnx takes and gives .*'float32'.*, not .*'float16'.*; export the head"
     ):
-        build_serialised(trt, data, "m.onnx", inputs, trt.bundle.outputs, BatchProfile(1, 2))
+        build_serialised(trt, Graph(data, "m.onnx", inputs, trt.bundle.outputs), BatchProfile(1, 2))
     assert trt.builds == 0
 
 
@@ -212,7 +212,7 @@ def test_a_silent_build_still_shows_its_time_in_the_callers_thread(
             slow.go_on.set()
 
     here = threading.get_ident()
-    built = build(trt, on_progress=on_progress, heartbeat_s=0.05, select_gpu=slow.select)
+    built = build(trt, on_progress=on_progress, heartbeat_s=0.05, target=Target("8.9", 1 << 34, slow.select))
     assert built.data == b"engine"
     assert len(seen) >= 4
     assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)

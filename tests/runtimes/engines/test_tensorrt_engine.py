@@ -20,7 +20,7 @@ from collafuse_runtimes.engines.trt.cache import default_cache_folder
 from collafuse_runtimes.engines.trt.engine import MAX_LOOPS
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavailable, InputError
 from collafuse_runtimes.files.bundle import HeadBundle, TensorInfo
-from collafuse_runtimes.infer import run_inference
+from collafuse_runtimes.infer import InferSettings, run_inference
 from collafuse_runtimes.verify import verify_engine
 
 HEADS = [default_head, conditional_head, rgb_head, second_order_head]
@@ -306,9 +306,13 @@ def test_infer_runs_the_captured_trajectory_and_shows_its_progress_by_the_batch(
     shown: list[tuple[int, int]] = []
     tensors, labels = handover(bundle, 6), np.arange(6) % 3
     result = run_inference(
-        bundle, tensors, tmp_path / "out", engine_name="tensorrt", batch_size=2, labels=labels,
+        bundle,
+        tensors,
+        tmp_path / "out",
+        InferSettings(engine="tensorrt", batch_size=2),
+        labels=labels,
         on_step=lambda *step: shown.append(step),
-    )  # fmt: skip
+    )
     names = cuda.names()
     assert (names.count("cudaGraphInstantiate"), names.count("cudaGraphLaunch")) == (1, 3)
     assert shown == [(20, 60), (40, 60), (60, 60)]

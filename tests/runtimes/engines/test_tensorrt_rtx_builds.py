@@ -21,7 +21,14 @@ from collafuse_runtimes.diffusion.noise import noise_batch
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.diffusion.samplers import Sampler
 from collafuse_runtimes.engines import EngineOptions
-from collafuse_runtimes.engines.trt.build import BatchProfile, BuildProgress, BuiltEngine, Target, build_serialised
+from collafuse_runtimes.engines.trt.build import (
+    BatchProfile,
+    BuildProgress,
+    BuiltEngine,
+    Graph,
+    Target,
+    build_serialised,
+)
 from collafuse_runtimes.engines.trt.prepare import build_engine
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, EngineUnavailable
 from collafuse_runtimes.files.bundle import HeadBundle, NetworkInfo, make_row_ranges
@@ -57,7 +64,8 @@ def graph(preset: str, conditional: bool, opset: int, precision: str) -> tuple[H
 def build(
     bundle: HeadBundle, model: bytes, where: str = "model.onnx", opt_batch: int = 8, **options: Any
 ) -> BuiltEngine:
-    return build_serialised(trt, model, where, bundle.inputs, bundle.outputs, BatchProfile(opt_batch, 8), **options)
+    graph = Graph(model, where, bundle.inputs, bundle.outputs)
+    return build_serialised(trt, graph, BatchProfile(opt_batch, 8), **options)
 
 
 def weight_bytes(model: bytes) -> int:

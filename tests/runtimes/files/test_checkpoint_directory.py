@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from collafuse_runtimes.files.checkpoint import (
     CONFIG_FORMAT,
     TRAINING_FORMAT,
     VERSION,
+    Description,
     NetworkConfig,
     load_network,
     load_weights,
@@ -44,15 +46,13 @@ def weights(scale: float) -> Tensors:
 
 
 def write(path: Path, scale: float = 1.0, **changes: Any) -> Path:
+    is_what = {name: changes.pop(name) for name in ("role", "plan", "network") if name in changes}
     content: dict[str, Any] = {
-        "role": "client",
-        "plan": PLAN,
-        "network": NETWORK,
         "model": weights(scale),
         "ema": weights(scale / 2),
         "training": {"steps": 3, "losses": [[1, 0.5]]},
     }
-    write_checkpoint(path, **{**content, **changes})
+    write_checkpoint(path, replace(Description("client", PLAN, NETWORK), **is_what), **{**content, **changes})
     return path
 
 

@@ -12,7 +12,13 @@ from small_training import PLAN, SHAPE, small_network
 from collafuse_edge.training.presets import build_network, network_config
 from collafuse_runtimes.diffusion.plan import SplitPlan
 from collafuse_runtimes.errors import ArtefactError
-from collafuse_runtimes.files.checkpoint import NetworkConfig, load_network, read_checkpoint, write_checkpoint
+from collafuse_runtimes.files.checkpoint import (
+    Description,
+    NetworkConfig,
+    load_network,
+    read_checkpoint,
+    write_checkpoint,
+)
 from collafuse_runtimes.files.sealed import sha256_file
 
 OLD = DATA / "checkpoint-v1"
@@ -42,7 +48,11 @@ def test_diffusers_loads_the_averaged_weights_bit_for_bit(
     ema = {name: value.detach().numpy() for name, value in build_network(network, 5).named_parameters()}
     trained = {name: 2 * value for name, value in ema.items()}
     write_checkpoint(
-        tmp_path / "c", role="client", plan=plan, network=network, model=trained, ema=ema, training={"steps": 1}
+        tmp_path / "c",
+        Description(role="client", plan=plan, network=network),
+        model=trained,
+        ema=ema,
+        training={"steps": 1},
     )
     theirs, report = UNet2DModel.from_pretrained(tmp_path / "c", output_loading_info=True)
     assert {key: len(found) for key, found in report.items() if found} == {}
@@ -57,7 +67,7 @@ def test_diffusers_loads_the_averaged_weights_bit_for_bit(
 def test_an_imported_one_keeps_no_second_copy_of_its_weights(tmp_path: Path) -> None:
     ema = {name: value.detach().numpy() for name, value in build_network(small_network(), 0).named_parameters()}
     write_checkpoint(
-        tmp_path / "c", role="server", plan=PLAN, network=small_network(), model=None, ema=ema, training={}
+        tmp_path / "c", Description(role="server", plan=PLAN, network=small_network()), model=None, ema=ema, training={}
     )
     assert not (tmp_path / "c" / "model.safetensors").exists()
     assert torch.equal(
@@ -93,7 +103,9 @@ def test_damage_to_version_1_is_still_refused(tmp_path: Path, name: str) -> None
 def test_what_is_on_disk_once(tmp_path: Path) -> None:
     """Both kinds of weights, each once; the rest is text."""
     ema = {name: value.detach().numpy() for name, value in build_network(small_network(), 0).named_parameters()}
-    write_checkpoint(tmp_path / "c", role="client", plan=PLAN, network=small_network(), model=ema, ema=ema, training={})
+    write_checkpoint(
+        tmp_path / "c", Description(role="client", plan=PLAN, network=small_network()), model=ema, ema=ema, training={}
+    )
     numbers = sum(np.prod(value.shape) for value in ema.values())
     assert sum(file.stat().st_size for file in (tmp_path / "c").iterdir()) < 2 * 4 * numbers + 30_000
 
@@ -103,6 +115,8 @@ def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     digests = set()
     for number in range(4):
         path = tmp_path / str(number)
-        write_checkpoint(path, role="client", plan=PLAN, network=small_network(), model=ema, ema=ema, training={})
+        write_checkpoint(
+            path, Description(role="client", plan=PLAN, network=small_network()), model=ema, ema=ema, training={}
+        )
         digests.add(sha256_file(path / "training.json"))
     assert len(digests) == 1

@@ -13,7 +13,7 @@ from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError, PlanMismatch
 from collafuse_runtimes.files.bundle import HeadBundle
 from collafuse_runtimes.files.images import to_uint8, write_contact_sheet, write_png
-from collafuse_runtimes.infer import run_inference
+from collafuse_runtimes.infer import InferSettings, run_inference
 
 LABELS = np.array([2, 0, 1, 1, 2])
 
@@ -27,7 +27,8 @@ def test_images_do_not_depend_on_the_batch(make_head: Any, tmp_path: Path) -> No
     bundle = make_head()
     tensors, labels = handover(bundle, 5), labels_of(bundle)
     whole, ones, twos = (
-        run_inference(bundle, tensors, tmp_path / f"by-{n}", batch_size=n, labels=labels).images for n in (8, 1, 2)
+        run_inference(bundle, tensors, tmp_path / f"by-{n}", InferSettings(batch_size=n), labels=labels).images
+        for n in (8, 1, 2)
     )
     np.testing.assert_allclose(ones, whole, atol=1e-5)
     np.testing.assert_allclose(twos, whole, atol=1e-5)
@@ -38,7 +39,7 @@ def test_images_do_not_depend_on_the_batch(make_head: Any, tmp_path: Path) -> No
 
 def test_files(tmp_path: Path) -> None:
     bundle = rgb_head()
-    result = run_inference(bundle, handover(bundle, 3), tmp_path / "out", steps=6)
+    result = run_inference(bundle, handover(bundle, 3), tmp_path / "out", InferSettings(steps=6))
     assert result.files == ("00000.png", "00001.png", "00002.png", "contact_sheet.png", "images.npz", "images.json")
     assert sorted(file.name for file in result.out_dir.iterdir()) == sorted(result.files)
     assert (result.steps, result.engine) == (6, "ort-cpu")
@@ -59,10 +60,7 @@ def test_same_as_the_engine(tmp_path: Path) -> None:
         bundle,
         tensors,
         tmp_path / "out",
-        engine_name="torch",
-        engine_options=EngineOptions(checkpoint=checkpoint_of(bundle)),
-        batch_size=1,
-        steps=7,
+        InferSettings(engine="torch", options=EngineOptions(checkpoint=checkpoint_of(bundle)), batch_size=1, steps=7),
         on_step=lambda done, total: calls.append((done, total)),
     )
     assert calls == [(k, 14) for k in range(1, 15)]
@@ -83,12 +81,14 @@ def test_other_plan_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 0}, "batch size 0 out of range"),
         ({"steps": 4}, "4 steps are not baked into"),
         ({"labels": LABELS[:2]}, "this head is not class-conditional"),
-        ({"engine_name": "gpu"}, "unknown engine 'gpu'"),
+        ({"engine": "gpu"}, "unknown engine 'gpu'"),
     ],
 )
 def test_unusable_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        run_inference(default_head(), handover(default_head(), 2), tmp_path / "out", **options)
+        labels = options.pop("labels", None)
+        settings = InferSettings(**options)
+        run_inference(default_head(), handover(default_head(), 2), tmp_path / "out", settings, labels=labels)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +115,7 @@ def test_images_that_are_not_finite_are_not_written(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(FakeEngine, "_denoise", broken)
     with pytest.raises(CheckFailed, match=r"NaN or Inf in 1 of 3 images \(first: 1\); nothing was written"):
-        run_inference(default_head(), handover(default_head(), 3), tmp_path / "out", engine_name="fake")
+        run_inference(default_head(), handover(default_head(), 3), tmp_path / "out", InferSettings(engine="fake"))
     assert list(tmp_path.iterdir()) == []
 
 

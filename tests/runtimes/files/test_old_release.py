@@ -7,6 +7,7 @@ import pytest
 from places import DATA
 
 from collafuse_edge.data import load_images
+from collafuse_edge.settings import UploadSettings
 from collafuse_edge.training.tasks import ServerTask
 from collafuse_edge.upload import upload_images
 from collafuse_edge.upload.key import load_or_create_upload_key
@@ -53,17 +54,17 @@ def test_an_old_key_is_read_and_a_second_look_warned_of(tmp_path: Path, old_key:
     assert (secret.key.hex(), secret.has_checksum) == (old_key.read_text().strip(), False)
     before = old_key.read_bytes()
     with pytest.raises(CheckFailed, match=r"refused by --strict: .* is a key of an older release"):
-        upload_images(tmp_path / "s", X_0, PLAN, "upload", key=old_key, strict=True)
+        upload_images(tmp_path / "s", X_0, PLAN, UploadSettings(key=old_key, strict=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["upload.key"]
     for kinds in (["old-key", "no-ledger"], ["old-key"]):
-        done = upload_images(tmp_path / "s", X_0, PLAN, "upload", key=old_key)
+        done = upload_images(tmp_path / "s", X_0, PLAN, UploadSettings(key=old_key))
         assert [w.kind for w in done.warnings if w.count == 0] == kinds
         assert not done.key_created
     assert old_key.read_bytes() == before
 
 
 def test_the_warning_is_true_old_and_new_noise_are_two_looks(tmp_path: Path, old_key: Path) -> None:
-    upload_images(tmp_path / "s", X_0, PLAN, "upload", key=old_key, dtype="float32")
+    upload_images(tmp_path / "s", X_0, PLAN, UploadSettings(key=old_key, dtype="float32"))
     alpha_bar_n = PLAN.alpha_bar_at(5)
     noise = []
     for path in (OLD / "upload.shard.safetensors", tmp_path / "s"):
@@ -75,10 +76,10 @@ def test_the_warning_is_true_old_and_new_noise_are_two_looks(tmp_path: Path, old
 
 @pytest.mark.parametrize("position", [0, 31, 63])
 def test_a_changed_digit_of_an_old_key_is_found_by_the_ledger(tmp_path: Path, old_key: Path, position: int) -> None:
-    upload_images(tmp_path / "s", X_0, PLAN, "upload", key=old_key)
+    upload_images(tmp_path / "s", X_0, PLAN, UploadSettings(key=old_key))
     digits = bytearray(old_key.read_bytes())
     digits[position] = ord("0") if digits[position] != ord("0") else ord("1")
     old_key.write_bytes(bytes(digits))
     with pytest.raises(ArtefactError, match=r"is not the key that .*ledger\.json was kept with"):
-        upload_images(tmp_path / "t", X_0, PLAN, "upload", key=old_key)
+        upload_images(tmp_path / "t", X_0, PLAN, UploadSettings(key=old_key))
     assert not (tmp_path / "t").exists()

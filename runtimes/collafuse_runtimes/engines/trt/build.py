@@ -61,10 +61,28 @@ class Target:
     Attributes:
         compute_capability: "8.7".
         memory: bytes it has in all.
+        select: makes it current in the thread that calls it; called in every thread that builds.
     """
 
     compute_capability: str
     memory: int
+    select: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What to build an engine from.
+
+    Attributes:
+        onnx: the file.
+        where: names it in errors.
+        inputs, outputs: what it has to have; a shape that begins with "batch" gets the profile.
+    """
+
+    onnx: bytes
+    where: str
+    inputs: Sequence[TensorInfo]
+    outputs: Sequence[TensorInfo]
 
 
 @dataclass(frozen=True)
@@ -116,28 +134,21 @@ def build_rule(trt: Any) -> str:
 
 def build_serialised(
     trt: Any,
-    onnx: bytes,
-    where: str,
-    inputs: Sequence[TensorInfo],
-    outputs: Sequence[TensorInfo],
+    graph: Graph,
     profile: BatchProfile,
-    *,
     target: Target | None = None,
+    *,
     timing: bytes = b"",
     on_progress: OnProgress | None = None,
     heartbeat_s: float = HEARTBEAT_S,
-    select_gpu: Callable[[], None] = lambda: None,
 ) -> BuiltEngine:
-    """Build ``onnx``; minutes on a small device.
+    """Build an engine; minutes on a small device.
 
     Args:
         trt: the binding, ``tensorrt`` or ``tensorrt_rtx``.
-        where: names the graph in errors.
-        inputs, outputs: what the graph has to have; a shape that begins with "batch" gets the profile.
         target: the GPU to build for; None where there is none, as TensorRT-RTX can.
         timing: of an earlier build; one that does not fit is left aside.
         on_progress: called in this thread, at once and then every ``heartbeat_s`` seconds.
-        select_gpu: makes the GPU current; called in every thread that builds.
 
     Raises:
         ArtefactError: the parser refuses the graph (node, operator and reason), or its tensors are not those stated.
@@ -145,27 +156,34 @@ def build_serialised(
     """
     if is_rtx(trt) and target is not None:
         require_rtx_capability(trt, target.compute_capability)
+    select_gpu = target.select if target is not None else lambda: None
     select_gpu()
     log = make_logger(trt)
     builder = require(trt, log, "make a builder", trt.Builder(log))
     network = require(trt, log, "make a network", builder.create_network(_network_flags(trt)))
-    _parse(trt, log, network, onnx, where)
-    _require_tensors(trt, network, where, inputs, outputs)
+    _parse(trt, log, network, graph.onnx, graph.where)
+    _require_tensors(trt, network, graph)
     precision = graph_precision(trt, network)
+    config = _configure(trt, log, builder, target)
+    _add_profiles(trt, log, builder, config, graph.inputs, profile)
+    cache = None if is_rtx(trt) else _attach_timing(trt, log, config, timing)
+    started = time.monotonic()
+    data = _run_build(trt, config, lambda: _build(select_gpu, builder, network, config), on_progress, heartbeat_s)
+    seconds = time.monotonic() - started
+    serialised = bytes(memoryview(require(trt, log, f"build {graph.where}", data)))
+    kept = b"" if cache is None else bytes(memoryview(require(trt, log, "keep its timings", cache.serialize())))
+    return BuiltEngine(serialised, precision, kept, seconds)
+
+
+def _configure(trt: Any, log: Any, builder: Any, target: Target | None) -> Any:
+    """What ``build_rule`` says."""
     config = require(trt, log, "make a configuration", builder.create_builder_config())
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa are not the float32 that was asked for
     _limit_memory(trt, config, target)
     if is_rtx(trt):
         _prepare_rtx(trt, log, config, target)
-    _add_profiles(trt, log, builder, config, inputs, profile)
-    cache = None if is_rtx(trt) else _attach_timing(trt, log, config, timing)
-    started = time.monotonic()
-    data = _run_build(trt, config, lambda: _build(select_gpu, builder, network, config), on_progress, heartbeat_s)
-    seconds = time.monotonic() - started
-    serialised = bytes(memoryview(require(trt, log, f"build {where}", data)))
-    kept = b"" if cache is None else bytes(memoryview(require(trt, log, "keep its timings", cache.serialize())))
-    return BuiltEngine(serialised, precision, kept, seconds)
+    return config
 
 
 def graph_precision(trt: Any, network: Any) -> str:
@@ -235,15 +253,13 @@ def _parser_error(error: Any) -> str:
     return f"node {error.node_name()!r}, operator {error.node_operator() or 'unknown'}: {reason}"
 
 
-def _require_tensors(
-    trt: Any, network: Any, where: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
-) -> None:
+def _require_tensors(trt: Any, network: Any, graph: Graph) -> None:
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = [(t.name, dtype_name(trt, t.dtype), tuple(t.shape)) for t in tensors]
-    stated = [(t.name, t.dtype, dynamic_shape(t)) for t in (*inputs, *outputs)]
+    stated = [(t.name, t.dtype, dynamic_shape(t)) for t in (*graph.inputs, *graph.outputs)]
     if found != stated:
-        raise ArtefactError(f"{where} takes and gives {found}, not {stated}; export the head again")
+        raise ArtefactError(f"{graph.where} takes and gives {found}, not {stated}; export the head again")
 
 
 def dynamic_shape(tensor: TensorInfo) -> tuple[int, ...]:

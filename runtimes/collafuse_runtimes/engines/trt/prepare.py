@@ -4,9 +4,9 @@ import hashlib
 import logging
 import shutil
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from collafuse_runtimes.engines.trt.build import (
     BatchProfile,
     BuildProgress,
     BuiltEngine,
+    Graph,
     OnProgress,
     Target,
     build_serialised,
@@ -104,18 +105,9 @@ def build_engine(
     LOG.info("engine cache: %s", found.reason)
     if found.entry is not None:
         return _report(found.entry, True, found.reason)
-    timings = cache.timings(machine)
+    graph = Graph(bundle.model, str(bundle.model_path), bundle.inputs, bundle.outputs)
     built = build_serialised(
-        trt,
-        bundle.model,
-        str(bundle.model_path),
-        bundle.inputs,
-        bundle.outputs,
-        profile,
-        target=None if gpu is None else Target(gpu.compute_capability, gpu.memory),
-        timing=timings,
-        on_progress=on_progress,
-        select_gpu=_selector(machine, options),
+        trt, graph, profile, _target(gpu, options), timing=cache.timings(machine), on_progress=on_progress
     )
     inspection = _inspect(trt, bundle, built, profile, machine)
     if built.timing:
@@ -222,9 +214,10 @@ def _inspect(trt: Any, bundle: HeadBundle, built: BuiltEngine, profile: BatchPro
     return inspection
 
 
-def _selector(machine: EngineKey, options: EngineOptions) -> Callable[[], None]:
-    """Makes the GPU current in the thread that calls it; nothing where there is none."""
-    return (lambda: None) if machine["gpu"] == "none" else (lambda: select_gpu(options.gpu or 0))
+def _target(gpu: GpuInfo | None, options: EngineOptions) -> Target | None:
+    if gpu is None:
+        return None
+    return Target(gpu.compute_capability, gpu.memory, partial(select_gpu, options.gpu or 0))
 
 
 def _trusted_engine(bundle: HeadBundle, wanted: EngineKey) -> FoundEngine:
