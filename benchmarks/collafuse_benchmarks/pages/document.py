@@ -94,18 +94,18 @@ def to_brief(document: Document) -> str:
 
 
 def _parts(blocks: Sequence[Block]) -> list[str]:
+    """A section that has plots alone is left out with them."""
     parts = []
-    for block in blocks:
+    texts = [block for block in blocks if not isinstance(block, Plot)]
+    for block, following in zip(texts, [*texts[1:], None], strict=True):
         match block:
             case Heading(text):
-                parts.append(f"## {text}")
+                parts += [] if following is None or isinstance(following, Heading) else [f"## {text}"]
             case Paragraph(text):
                 parts.append(text)
             case Table(header, rows):
                 lines = [_markdown_row(header), "|---" * len(header) + "|", *map(_markdown_row, rows)]
                 parts.append("\n".join(lines))
-            case Plot():
-                continue
     return parts
 
 
