@@ -65,6 +65,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.alone
 def test_three_scopes_are_kept_apart(report: dict[str, Any]) -> None:
     for batch in (1, 3):
         step, call, whole = (series(report, s, batch) for s in ("step", "head call", "end to end"))

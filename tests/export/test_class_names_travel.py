@@ -17,7 +17,7 @@ from collafuse_runtimes.files.sealed import read_json, write_json
 from collafuse_runtimes.networks.classes import choose_classes, read_class_names
 
 NAMES = ("glioma", "none", "Hypophyse, groß")
-TRAINING = ("--preset", "edge", "--steps", 1, "--batch-size", 2, "--warmup-steps", 0, "--cpu")
+TRAINING = ("--preset", "tiny", "--steps", 1, "--batch-size", 2, "--warmup-steps", 0, "--cpu")
 
 
 @pytest.fixture(scope="module")
