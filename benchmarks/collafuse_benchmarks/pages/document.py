@@ -1,5 +1,6 @@
 """A report's page, written once and rendered twice: Markdown, and one HTML file that loads nothing."""
 
+import base64
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,15 @@ class Plot:
     svg: Callable[[], str]
 
 
-Block = Heading | Paragraph | Table | Plot
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with its caption; in the HTML page alone."""
+
+    caption: str
+    png: bytes
+
+
+Block = Heading | Paragraph | Table | Plot | Picture
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ def megabytes(value: int | None) -> str:
 
 
 def to_markdown(document: Document) -> str:
-    """Plots are left out: they are in the HTML page."""
+    """Plots and pictures are left out: they are in the HTML page."""
     parts = [f"# {document.title}"]
     for block in document.blocks:
         match block:
@@ -81,7 +90,7 @@ def to_markdown(document: Document) -> str:
             case Table(header, rows):
                 lines = [_markdown_row(header), "|---" * len(header) + "|", *map(_markdown_row, rows)]
                 parts.append("\n".join(lines))
-            case Plot():
+            case Plot() | Picture():
                 continue
     return "\n\n".join(parts) + "\n"
 
@@ -112,6 +121,9 @@ def _html_block(block: Block) -> str:
             return "<table>\n" + "\n".join(lines) + "\n</table>"
         case Plot(caption, svg):
             return f"<figure>{svg()}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        case Picture(caption, png):
+            inside = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            return f"<figure>{inside}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _html_row(cells: Sequence[str], tag: str) -> str:
@@ -130,7 +142,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; vertical-align: top; }
 th { background: #f3f3f3; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+figure { margin: 1.5rem 0; } figure svg, figure img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
 </style>
 </head>
 <body>
