@@ -65,9 +65,7 @@ def own_shape(images: ImageSet, count: int) -> tuple[Shape | None, str | None]:
     The size is the median of the images'; where memory would not do, the largest that fits.
     """
     channels, height, width = images.images.shape[1:]
-    scales = [
-        scale for (h, w), n in images.found.sizes for scale in [max(h / height, w / width)] for _ in range(n)
-    ]
+    scales = [scale for (h, w), n in images.found.sizes for scale in [max(h / height, w / width)] for _ in range(n)]
     scale = float(np.median(scales)) if scales else 1.0
     most = math.sqrt(OWN_SIZE_BYTES / (4 * channels * height * width * count))
     bounded = min(scale, most, MAX_SIDE / max(height, width))

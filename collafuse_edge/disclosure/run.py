@@ -15,9 +15,11 @@ from collafuse_edge.disclosure.attacker import Attacker, OnStep, nobody, of_chec
 from collafuse_edge.disclosure.halves import Halves, Shape, make_halves, own_shape
 from collafuse_edge.disclosure.picture import draw, rows_of
 from collafuse_edge.disclosure.settings import DisclosureSettings
+from collafuse_edge.disclosure.shards import released_rows
 from collafuse_edge.upload.make import require_noisy_level
+from collafuse_edge.upload.shard import read_shard
 from collafuse_runtimes.diffusion.noise import Float32Array
-from collafuse_runtimes.diffusion.plan import SplitPlan
+from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
 
 CUTS = (0.2, 0.4, 0.6, 0.8)
 
@@ -37,6 +39,8 @@ def disclose(
     settings: DisclosureSettings | None = None,
     *,
     attacker: Path | None = None,
+    shard: Path | None = None,
+    key: Path | None = None,
     on_step: OnStep = lambda done, total: None,
 ) -> Disclosed:
     """Attack what an upload would be, at the plan's cut and at others.
@@ -44,18 +48,22 @@ def disclose(
     Args:
         load: (C, H, W) -> the images at that size, the same ones in the same order.
         attacker: a head's checkpoint; None trains a network here on half of the images.
+        shard: a finished one, made of these images by ``plan`` with ``key``, to attack in place of drawn tensors; then
+            ``cuts`` are its own alone.
 
     Raises:
         InputError: a cut leaves nothing to upload, or there are too few images.
-        ArtefactError, PlanMismatch: of the attacker's checkpoint.
+        ArtefactError, PlanMismatch: of the attacker's checkpoint, the shard or the key.
+        CheckFailed: the shard is of the paper's protocol, which discloses every image.
         EngineUnavailable: the [evidence] extra is not installed.
     """
     settings, started = settings or DisclosureSettings(), time.monotonic()
-    plans = [plan.with_cut_ratio(c) for c in sorted({*cuts, plan.cut_ratio})]
+    plans = [plan.with_cut_ratio(c) for c in sorted({*([] if shard else cuts), plan.cut_ratio})]
     for one in plans:
         require_noisy_level(one)
     images = load(plan.image_shape)
     halves = make_halves(images, settings.attacked, settings.seed)
+    released = None if shard is None else _of_shard(shard, plan, images, key)[halves.candidates]
     who = _attacker(attacker, images.images[halves.references], plans, settings, on_step)
     own, bounded = _own_size(load, images, halves)
     material = Material(
@@ -66,6 +74,7 @@ def disclose(
         who.guess,
         who.level,
         who.why_none,
+        released,
     )
     attacked = [
         attack_cut(
@@ -113,3 +122,9 @@ def _own_size(
 ) -> tuple[Float32Array | None, str | None]:
     shape, note = own_shape(images, len(images))
     return (None if shape is None else load(shape).images[halves.candidates]), note
+
+
+def _of_shard(path: Path, plan: SplitPlan, images: ImageSet, key: Path | None) -> Float32Array:
+    shard = read_shard(path)
+    require_same_plan(plan, "the plan", shard.plan, str(path))
+    return released_rows(shard, str(path), images.images, key)

@@ -12,7 +12,7 @@ class DisclosureSettings:
     """The text beside each field says what it is, here and in ``--help``."""
 
     attacked: Annotated[int, "Images to attack and to tell apart, at most."] = 500
-    attacker_steps: Annotated[int, "Training steps of the attacker's network; 0: filters alone."] = 400
+    attacker_steps: Annotated[int, "Training steps of the attacker's network; 0: filters alone."] = 600
     delta: Annotated[float, "Delta of (epsilon, delta); below one in the number of people."] = 1e-5
     images_per_patient: Annotated[int | None, "Images of one patient at most, for guarantees per patient."] = None
     seed: Annotated[int, "Seed of the noise, the halves and the attacker's training."] = 0

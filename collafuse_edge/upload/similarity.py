@@ -72,8 +72,8 @@ def near_duplicate_groups(images: Float32Array) -> npt.NDArray[np.int64]:
     """
     hashes, size = perceptual_hashes(images), _size_of(images)
     first = np.arange(len(images))
-    for start, block in alike(hashes, size, hashes, size):
-        for row, neighbours in enumerate(block, start):
+    for _, block in alike(hashes, size, hashes, size):
+        for neighbours in block:
             joined = np.unique(first[np.flatnonzero(neighbours)])
             if len(joined) > 1:
                 first[np.isin(first, joined)] = joined[0]

@@ -74,20 +74,26 @@ def wiener_by_covariance(prior: LinearPrior, y: Float32Array, s: float) -> Float
     elsewhere = prior.floor / (prior.floor + s)
     gains = prior.variances / (prior.variances + s) - elsewhere
     guess = elsewhere * flat + (flat @ prior.directions.T * gains) @ prior.directions
-    return (guess + prior.mean.ravel()).reshape(y.shape).clip(-1, 1).astype(np.float32)
+    return _image(guess + prior.mean.ravel(), y.shape)
 
 
 def wiener_by_spectrum(prior: LinearPrior, y: Float32Array, s: float) -> Float32Array:
     """The same with one gain per frequency, P / (P + s): fewer numbers to know, so better where images are few."""
     gains = prior.spectrum / (prior.spectrum + s)
     guess = np.fft.ifft2(np.fft.fft2(y - prior.mean) * gains).real + prior.mean
-    return guess.clip(-1, 1).astype(np.float32)
+    return _image(guess, y.shape)
+
+
+def _image(values: FloatArray, shape: tuple[int, ...]) -> Float32Array:
+    clipped: Float32Array = values.reshape(shape).clip(-1, 1).astype(np.float32)
+    return clipped
 
 
 def psnr(guess: Float32Array, x_0: Float32Array) -> FloatArray:
     """(N,) peak signal-to-noise ratio in dB of guesses in [-1, 1]: 10 log10(2^2 / mean squared error)."""
     error = ((guess.clip(-1, 1) - x_0) ** 2).reshape(len(x_0), -1).mean(axis=1, dtype=np.float64)
-    return 10 * np.log10(4 / np.maximum(error, 1e-12))
+    decibels: FloatArray = 10 * np.log10(4 / np.maximum(error, 1e-12))
+    return decibels
 
 
 def identify(y: Float32Array, candidates: Float32Array) -> npt.NDArray[np.int64]:

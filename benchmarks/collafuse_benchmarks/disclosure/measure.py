@@ -35,7 +35,8 @@ class Material:
 
     Attributes:
         attacked: (N, C, H, W), the images whose guesses are judged.
-        candidates: (M, C, H, W), one of each group of near-duplicates: what is identified, among each other.
+        candidates: (M, C, H, W), one of each group of near-duplicates, the attacked ones first: what is identified.
+        released: (M, C, H, W), y of the candidates as a shard holds them; None draws them.
         own_size: the candidates at their own size; None where that is the plan's.
         prior: of the attacker's images.
         network: a denoiser's guess, and the highest level it was trained for.
@@ -48,6 +49,7 @@ class Material:
     network: NetworkGuess | None
     network_level: int
     no_network: str | None
+    released: Float32Array | None = None
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,15 @@ def attack_cut(
     level, x_0 = plan.handover_level, material.attacked
     s = plan.noise_level**2
     noise = _Noise(seed, level)
-    y = noise.released(x_0, s)
+    released = noise.released(material.candidates, s) if material.released is None else material.released
+    y = released[: len(x_0)]
     wiener = _wiener(material.prior, x_0, y, s)
     network, reason = _network(material, plan, y, level)
     mean_image = np.broadcast_to(material.prior.mean, x_0.shape).astype(np.float32)
     mean_guess = _judged("mean image", mean_image, x_0)
     best, best_guess = _better(wiener, network, x_0)
-    at_plan = _identified(material.candidates, s, noise)
-    at_own = None if material.own_size is None else _identified(material.own_size, s, noise)
+    at_plan = _identified(material.candidates, released)
+    at_own = None if material.own_size is None else _identified_when_noised(material.own_size, s, noise)
     of_units = _guarantees(plan, delta, images_per_patient)
     cut = CutDisclosure(
         cut_ratio=plan.cut_ratio,
@@ -174,12 +177,16 @@ def _ssim(guess: Float32Array, x_0: Float32Array) -> float | None:
     return sum(sums) / len(x_0)
 
 
-def _identified(candidates: Float32Array, s: float, noise: _Noise) -> Identified:
-    found = sum(
-        int((identify(noise.released(block, s), candidates) == np.arange(start, start + len(block))).sum())
-        for start in range(0, len(candidates), BATCH)
-        for block in [candidates[start : start + BATCH]]
-    )
+def _identified(candidates: Float32Array, y: Float32Array) -> Identified:
+    return _share(int((identify(y, candidates) == np.arange(len(candidates))).sum()), candidates)
+
+
+def _identified_when_noised(candidates: Float32Array, s: float, noise: _Noise) -> Identified:
+    """In blocks: images at their own size may be large."""
+    found = 0
+    for start in range(0, len(candidates), BATCH):
+        block = candidates[start : start + BATCH]
+        found += int((identify(noise.released(block, s), candidates) == np.arange(start, start + len(block))).sum())
     return _share(found, candidates)
 
 
@@ -189,15 +196,13 @@ def _share(found: int, candidates: Float32Array) -> Identified:
 
     count, _, height, width = candidates.shape
     interval = binomtest(found, count).proportion_ci(0.95, method="wilson")
-    return Identified(
-        height, width, count, found, found / count, float(interval.low), float(interval.high), 1 / count
-    )
+    return Identified(height, width, count, found, found / count, float(interval.low), float(interval.high), 1 / count)
 
 
 def _second_look(material: Material, plan: SplitPlan, y: Float32Array, noise: _Noise, first: Guess) -> SecondLook:
     """The mean of two looks is one look with half the variance; a network gets it at the next noisier level."""
     x_0, s = material.attacked, plan.noise_level**2
-    both = (y + noise.released(x_0, s)) / 2
+    both: Float32Array = ((y + noise.released(x_0, s)) / 2).astype(np.float32)
     guesses = [_wiener(material.prior, x_0, both, s / 2)[1]]
     times = (1 - plan.alpha_bar) / plan.alpha_bar
     level = int(np.searchsorted(times, s / 2))
@@ -205,7 +210,7 @@ def _second_look(material: Material, plan: SplitPlan, y: Float32Array, noise: _N
         noisier = noise.released(both, max(float(times[level]) - s / 2, 0.0))
         guesses.append(_in_batches(material.network, plan, noisier, level))
     best = max(float(psnr(guess, x_0).mean()) for guess in guesses)
-    return SecondLook(best, best - first.psnr, _identified(material.candidates, s / 2, noise))
+    return SecondLook(best, best - first.psnr, _identified_when_noised(material.candidates, s / 2, noise))
 
 
 def _guarantees(plan: SplitPlan, delta: float, images_per_patient: int | None) -> tuple[Guarantee, ...]:

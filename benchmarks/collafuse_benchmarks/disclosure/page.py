@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from collafuse_benchmarks.disclosure.report import CutDisclosure, DisclosureReport, Guess, Identified
+from collafuse_benchmarks.disclosure.report import CutDisclosure, DisclosureReport, Guarantee, Guess, Identified
 from collafuse_benchmarks.pages.document import (
     NOT_MEASURED,
     Block,
@@ -16,7 +16,9 @@ from collafuse_benchmarks.pages.document import (
 from collafuse_benchmarks.pages.folder import Stamp
 from collafuse_benchmarks.pages.sections import opening
 
-PRIVATE = "The pictures show private images: this page is for the site that owns them. report.json and report.md do not."
+PRIVATE = (
+    "The pictures show private images: this page is for the site that owns them. report.json and report.md do not."
+)
 GUESSES = (
     "PSNR in dB against the image, with its standard error over the attacked images, and SSIM. 6 dB more is half the "
     "error. The tensor itself is x_n / sqrt(alpha_bar_n), clipped. The mean image is what a guess without any upload "
@@ -24,17 +26,18 @@ GUESSES = (
     "attacker's images."
 )
 IDENTIFIED = (
-    "Who holds the images and one tensor compares the tensor with each of them: how often is the right one the nearest? "
-    "One image of each group of near-duplicates takes part. Fewer pixels hide more, so a small plan hides more than the "
-    "images' own size would."
+    "Who holds the images and one tensor compares the tensor with each of them: how often is the right one the "
+    "nearest? One image of each group of near-duplicates takes part. Fewer pixels hide more, so a small plan hides "
+    "more than the images' own size would."
 )
 SECOND = (
     "A second release of the same images under the same key, at any cut, adds nothing. One with fresh noise (another "
     "key, the key lost, or copies with one pixel changed) is a second look, and halves the noise's variance."
 )
 GUARANTEES = (
-    "The Gaussian mechanism: the noise is a formal guarantee whoever looks, for what changes by at most the sensitivity. "
-    "zCDP rho = Delta^2 / (2 sigma^2); epsilon is exact at the delta shown. Above about 10 an epsilon promises nothing."
+    "The Gaussian mechanism: the noise is a formal guarantee whoever looks, for what changes by at most the "
+    "sensitivity. zCDP rho = Delta^2 / (2 sigma^2); epsilon is exact at the delta shown. Above about 10 an epsilon "
+    "promises nothing."
 )
 
 
@@ -69,17 +72,48 @@ def disclosure_document(report: DisclosureReport, stamp: Stamp, picture: bytes |
         Paragraph(GUARANTEES),
         *(Paragraph(f"{note}.") for note in report.notes),
     ]
-    return Document(f"What an upload of {report.data} would disclose", tuple(blocks))
+    return Document(f"What an upload of {report.data} would disclose", tuple(blocks), is_private=picture is not None)
 
 
 _GUESSES = ("mean image", "tensor itself", "Wiener filter", "network")
+
+
+def describe_disclosure(report: DisclosureReport) -> list[str]:
+    """Lines for people: the plan's cut in words, then every cut."""
+    own = next(cut for cut in report.cuts if cut.cut_ratio == report.plan.cut_ratio)
+    rows = [("c", "noise level", "best guess", "mean image", "re-identified", "epsilon, image", "device's steps")]
+    rows += [
+        (
+            f"{cut.cut_ratio:g}",
+            f"{cut.noise_level:.3f}",
+            f"{cut.best.psnr:.1f} dB",
+            f"{cut.mean_image.psnr:.1f} dB",
+            f"{cut.most_identified.share:.0%} at {cut.most_identified.height}x{cut.most_identified.width}",
+            f"{_of_image(cut).epsilon:,.0f}",
+            f"{cut.device_share:.0%}",
+        )
+        for cut in report.cuts
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        f"at c = {own.cut_ratio:g}  {own.verdict}",
+        *table,
+        f"attacked  {report.attacked} of {report.images} images ({report.groups} groups of near-duplicates)",
+        f"attacker  {report.attacker}",
+        *(f"note      {note}" for note in report.notes),
+    ]
+
+
+def _of_image(cut: CutDisclosure) -> Guarantee:
+    return next(one for one in cut.guarantees if one.unit == "one image")
 
 
 def _pictures(picture: bytes | None) -> list[Block]:
     if picture is None:
         return []
     caption = "Real images, and for each cut what would be uploaded and the best guess of the image from it."
-    return [Heading("Pictures"), Picture(caption, picture), Paragraph(PRIVATE)]
+    return [Picture(f"{caption} {PRIVATE}", picture)]
 
 
 def _guess_row(cut: CutDisclosure) -> tuple[str, ...]:

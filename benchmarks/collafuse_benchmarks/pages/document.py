@@ -52,10 +52,11 @@ Block = Heading | Paragraph | Table | Plot | Picture
 
 @dataclass(frozen=True)
 class Document:
-    """A title and what follows."""
+    """A title and what follows; a private one's HTML page is for its owner alone (mode 0600)."""
 
     title: str
     blocks: tuple[Block, ...]
+    is_private: bool = False
 
     @property
     def has_plots(self) -> bool:
@@ -142,7 +143,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; vertical-align: top; }
 th { background: #f3f3f3; }
-figure { margin: 1.5rem 0; } figure svg, figure img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+figure { margin: 1.5rem 0; } figure svg, figure img { max-width: 100%; height: auto; }
+figcaption { color: #555; font-size: .9rem; }
 </style>
 </head>
 <body>
