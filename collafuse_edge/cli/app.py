@@ -27,7 +27,7 @@ WHO = {
     "On the server": ("train-server", "handoff"),
     "On a workstation": ("distill", "export", "import"),
     "On the device": ("verify", "infer", "doctor"),
-    "Anywhere": ("inspect", "evaluate", "bench", "demo"),
+    "Anywhere": ("inspect", "evaluate", "audit", "bench", "demo"),
 }
 """Who runs what; the order of the help."""
 

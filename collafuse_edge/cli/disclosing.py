@@ -1,4 +1,4 @@
-"""The command disclose: what an upload would tell, before anything is uploaded."""
+"""Commands that say what is told to whom: disclose before an upload, audit of a trained network."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ from collafuse_edge.cli.parts.fields import Values, takes
 from collafuse_edge.cli.parts.output import JsonOption, OutFolder, OverwriteOption, PlanOption, emit, progress
 from collafuse_edge.cli.parts.training_options import Threads
 from collafuse_edge.disclosure.settings import DisclosureSettings
+from collafuse_runtimes.errors import InputError
 
 Images = Annotated[DataChoice, typer.Argument(help="The site's images, of any kind (as --data elsewhere).")]
 
@@ -63,5 +64,36 @@ def disclose(
     emit(folder.saved.payload, as_json, *describe_disclosure(done.report), *wrote)
 
 
-COMMANDS = (disclose,)
+@chooses_images
+def audit(
+    *,
+    checkpoint: Annotated[Path, typer.Argument(help="Folder written by train-server or train-client.")],
+    data: DataChoice,
+    others: Annotated[
+        str | None, typer.Option(help="Images of the same kind that it never saw. Default: --data's --other-split.")
+    ] = None,
+    other_split: Annotated[str | None, typer.Option(help="Split of --others.")] = None,
+    generated: Annotated[
+        Path | None, typer.Option(help="Images it made, to look for copies: folder of `infer`, or hand-over file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
+    threads: Threads = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a trained network which images it knows; --data: some it was trained on."""
+    from collafuse_edge.disclosure.audit import audit, describe_audit
+    from collafuse_edge.torch_threads import torch_threads
+    from collafuse_runtimes.files.checkpoint import read_checkpoint
+
+    if others is None and other_split is None:
+        raise InputError("give images it never saw: --others, or --other-split of --data")
+    shape = read_checkpoint(checkpoint).plan.image_shape
+    members = data.load(shape)
+    unseen = DataChoice(others or data.source, {**data.options, "split": other_split}).load(shape)
+    with torch_threads(threads):
+        report = audit(checkpoint, members, unseen, generated, seed)
+    emit(report.to_dict(), as_json, *describe_audit(report))
+
+
+COMMANDS = (disclose, audit)
 """Of this module."""
