@@ -90,8 +90,8 @@ def document(rows: list[dict[str, Any]], report: dict[str, Any]) -> Document:
     text = (
         f"{report['data']}, glioma: {report['images']} images in {report['groups']} groups of near-duplicates, own "
         f"size 128x128; {report['attacked']} attacked, {report['references']} known to the attacker (filters, and an "
-        f"`edge` network of {STEPS[32]} and {STEPS[64]} steps). PSNR in dB; mean of {len(SEEDS)} seeds +- half of the 95 % "
-        "interval. A second look: gain of the best guess by another release with fresh noise."
+        f"`edge` network of {STEPS[32]} and {STEPS[64]} steps). PSNR in dB; mean of {len(SEEDS)} seeds +- half of "
+        "the 95 % interval. A second look: gain of the best guess by another release with fresh noise."
     )
     blocks: tuple[Block, ...] = (Paragraph(text), Table(COLUMNS, tuple(map(cells, rows))))
     return Document("What an upload of brain MRI slices discloses", blocks)
