@@ -5,6 +5,7 @@ A set's manifold is the union of balls around its features, each as wide as the 
 real ones on the generated manifold (is everything there?).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,14 +49,12 @@ def _share_inside(points: Features, manifold: Features, k: int) -> float:
     return float(np.concatenate(inside).mean())
 
 
-def _distances(a: Features, b: Features) -> list[Features]:
+def _distances(a: Features, b: Features) -> Iterator[Features]:
     """Squared distances in blocks of rows; of one set with itself the way to itself, 0, is among them."""
     norms = (b**2).sum(axis=1)
-    blocks = []
     for start in range(0, len(a), _BLOCK):
         rows = a[start : start + _BLOCK]
         squared = np.maximum((rows**2).sum(axis=1)[:, None] + norms - 2 * rows @ b.T, 0.0)
         if a is b:
             squared[np.arange(len(rows)), np.arange(start, start + len(rows))] = 0.0
-        blocks.append(squared)
-    return blocks
+        yield squared
