@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from collafuse_benchmarks.disclosure import report as disclosure
+from collafuse_benchmarks.disclosure.page import disclosure_document
 from collafuse_benchmarks.energy import run as energy_run
 from collafuse_benchmarks.energy.page import energy_document
 from collafuse_benchmarks.latency import run as latency
@@ -30,6 +32,7 @@ from collafuse_runtimes.files.sealed import write_json
 KINDS: dict[str, tuple[type[Record], MakeDocument[Any]]] = {
     latency.KIND: (latency.LatencyReport, latency_document),
     energy_run.KIND: (energy_run.EnergyReport, energy_document),
+    disclosure.KIND: (disclosure.DisclosureReport, disclosure_document),
     split.KIND: (split.SplitReport, split_document),
 }
 """Kind of report -> (what it holds, its page)."""

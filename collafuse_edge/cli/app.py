@@ -6,17 +6,28 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from collafuse_edge.cli import bench, distilling, edge, exporting, importing, inspecting, quality, server, site
+from collafuse_edge.cli import (
+    bench,
+    disclosing,
+    distilling,
+    edge,
+    exporting,
+    importing,
+    inspecting,
+    quality,
+    server,
+    site,
+)
 from collafuse_edge.cli.parts.config import take_files
 from collafuse_edge.cli.parts.paths import expand_homes, keep_inputs
 from collafuse_edge.cli.parts.verbose import speak
 
 WHO = {
-    "On the site that owns the images": ("init", "upload", "train-client"),
+    "On the site that owns the images": ("init", "disclose", "upload", "train-client"),
     "On the server": ("train-server", "handoff"),
     "On a workstation": ("distill", "export", "import"),
     "On the device": ("verify", "infer", "doctor"),
-    "Anywhere": ("inspect", "evaluate", "bench", "demo"),
+    "Anywhere": ("inspect", "evaluate", "audit", "bench", "demo"),
 }
 """Who runs what; the order of the help."""
 
@@ -61,7 +72,7 @@ def root(
         raise typer.Exit(2)
 
 
-for group in (site, server, distilling, exporting, edge, inspecting, quality):
+for group in (site, disclosing, server, distilling, exporting, edge, inspecting, quality):
     for command in group.COMMANDS:
         app.command()(command)
 app.command("import")(importing.import_network)  # a name that no Python function can have

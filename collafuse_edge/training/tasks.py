@@ -118,12 +118,17 @@ class ClientTask:
 
         device = generator.device
         x_0 = torch.from_numpy(self.x_0[indices]).to(device)
-        t = torch.randint(0, self.plan.cut, (len(indices),), generator=generator, device=device)
+        t = self._timesteps(len(indices), generator)
         epsilon = torch.randn(x_0.shape, generator=generator, device=device)
         labels = None if self.labels is None else torch.from_numpy(self.labels[indices]).to(device)
         a = _alpha_bar(self.plan, t)
         target = epsilon if self.plan.prediction_type == "epsilon" else v_target(x_0, epsilon, a).float()
         return Batch(diffuse(x_0, epsilon, a).float(), t, target, labels=labels)
+
+    def _timesteps(self, count: int, generator: "torch.Generator") -> "torch.Tensor":
+        import torch
+
+        return torch.randint(0, self.plan.cut, (count,), generator=generator, device=generator.device)
 
 
 class ServerTask:

@@ -64,6 +64,22 @@ def alike(a: Hashes, size_a: Size, b: Hashes, size_b: Size) -> Iterator[tuple[in
         yield start, signs_a[start : start + _ROWS] @ signs_b.T >= least
 
 
+def near_duplicate_groups(images: Float32Array) -> npt.NDArray[np.int64]:
+    """(N,): the first image of the group each belongs to; alike ones are in one group, and those alike to them.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1].
+    """
+    hashes, size = perceptual_hashes(images), _size_of(images)
+    first = np.arange(len(images))
+    for _, block in alike(hashes, size, hashes, size):
+        for neighbours in block:
+            joined = np.unique(first[np.flatnonzero(neighbours)])
+            if len(joined) > 1:
+                first[np.isin(first, joined)] = joined[0]
+    return first
+
+
 def _size_of(images: Float32Array) -> Size:
     return int(images.shape[2]), int(images.shape[3])
 

@@ -32,10 +32,12 @@ LAYERS = {
         {"calibration", "graph_passes", "golden", "step_graph"}, {"onnx_graph", "quantize", "precision", "fitting"},
         {"sensitivity"}, {"low_precision"}, {"to_bundle", "report"}, {"__init__"},
     ),
-    "collafuse_benchmarks": ({"measure", "commands"}, {"pages"}, {"latency"}, {"energy"}, {"split"}, {"reports"}),
+    "collafuse_benchmarks": (
+        {"measure", "commands"}, {"pages"}, {"latency", "disclosure"}, {"energy"}, {"split"}, {"reports"},
+    ),
     "collafuse_edge": (
         {"torch_threads", "settings", "data", "evaluation", "handoff"}, {"init", "upload"}, {"training"},
-        {"importing", "artefacts", "demo", "api"}, {"cli"}, {"__main__"},
+        {"importing", "artefacts", "demo", "disclosure", "api"}, {"cli"}, {"__main__"},
     ),
 }  # fmt: skip
 """What lies on what within a room: a folder or file imports itself and what lies in the layers before its own."""

@@ -1,5 +1,6 @@
 """A report's page, written once and rendered twice: Markdown, and one HTML file that loads nothing."""
 
+import base64
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,15 @@ class Plot:
     svg: Callable[[], str]
 
 
-Block = Heading | Paragraph | Table | Plot
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with its caption; in the HTML page alone."""
+
+    caption: str
+    png: bytes
+
+
+Block = Heading | Paragraph | Table | Plot | Picture
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,14 @@ class Document:
         blocks: what a person reads.
         answer: what was found, in a few lines: first on a terminal, and below the title on a page.
         appendix: what only a page has, and no terminal: the state of the machine.
+        is_private: its HTML page is for its owner alone (mode 0600).
     """
 
     title: str
     blocks: tuple[Block, ...]
     answer: tuple[Block, ...] = ()
     appendix: tuple[Block, ...] = ()
+    is_private: bool = False
 
     @property
     def every_block(self) -> tuple[Block, ...]:
@@ -84,7 +95,7 @@ def megabytes(value: int | None) -> str:
 
 
 def to_markdown(document: Document) -> str:
-    """Plots are left out: they are in the HTML page."""
+    """Plots and pictures are left out: they are in the HTML page."""
     return "\n\n".join([f"# {document.title}", *_parts(document.every_block)]) + "\n"
 
 
@@ -94,9 +105,9 @@ def to_brief(document: Document) -> str:
 
 
 def _parts(blocks: Sequence[Block]) -> list[str]:
-    """A section that has plots alone is left out with them."""
+    """A section that has plots or pictures alone is left out with them."""
     parts = []
-    texts = [block for block in blocks if not isinstance(block, Plot)]
+    texts = [block for block in blocks if not isinstance(block, Plot | Picture)]
     for block, following in zip(texts, [*texts[1:], None], strict=True):
         match block:
             case Heading(text):
@@ -135,6 +146,9 @@ def _html_block(block: Block) -> str:
             return "<table>\n" + "\n".join(lines) + "\n</table>"
         case Plot(caption, svg):
             return f"<figure>{svg()}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        case Picture(caption, png):
+            inside = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            return f"<figure>{inside}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _html_row(cells: Sequence[str], tag: str) -> str:
@@ -153,7 +167,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid #ccc; padding: .3rem .7rem; text-align: left; vertical-align: top; }
 th { background: #f3f3f3; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+figure { margin: 1.5rem 0; } figure svg, figure img { max-width: 100%; height: auto; }
+figcaption { color: #555; font-size: .9rem; }
 </style>
 </head>
 <body>

@@ -157,16 +157,18 @@ def read_fields(path: Path, payload: Mapping[str, Any], kind: type[Report]) -> t
 
 @dataclass(frozen=True)
 class Pages:
-    """A rendered document; ``html`` None where matplotlib is missing."""
+    """A rendered document; ``html`` None where matplotlib is missing, and with its file's mode."""
 
     markdown: str
     html: str | None
+    html_mode: int = 0o644
 
 
 def render(document: Document) -> Pages:
     """Everything a folder shows people."""
     lacks_plots = document.has_plots and importlib.util.find_spec("matplotlib") is None
-    return Pages(to_markdown(document), None if lacks_plots else to_html(document))
+    mode = 0o600 if document.is_private else 0o644
+    return Pages(to_markdown(document), None if lacks_plots else to_html(document), mode)
 
 
 def write_pages(folder: Path, pages: Pages) -> str | None:
@@ -178,7 +180,7 @@ def write_pages(folder: Path, pages: Pages) -> str | None:
     write_bytes(folder / MARKDOWN, pages.markdown.encode(errors="backslashreplace"))
     if pages.html is None:
         return NO_PLOTS
-    write_bytes(folder / HTML, pages.html.encode(errors="backslashreplace"))
+    write_bytes(folder / HTML, pages.html.encode(errors="backslashreplace"), mode=pages.html_mode)
     return None
 
 
