@@ -21,8 +21,6 @@ from collafuse_edge.upload.shard import read_shard
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
 
-CUTS = (0.2, 0.4, 0.6, 0.8)
-
 
 @dataclass(frozen=True)
 class Disclosed:
@@ -35,21 +33,14 @@ class Disclosed:
 def disclose(
     load: Callable[[Shape], ImageSet],
     plan: SplitPlan,
-    cuts: Sequence[float] = CUTS,
-    settings: DisclosureSettings | None = None,
-    *,
-    attacker: Path | None = None,
-    shard: Path | None = None,
-    key: Path | None = None,
+    settings: DisclosureSettings,
     on_step: OnStep = lambda done, total: None,
 ) -> Disclosed:
     """Attack what an upload would be, at the plan's cut and at others.
 
     Args:
         load: (C, H, W) -> the images at that size, the same ones in the same order.
-        attacker: a head's checkpoint; None trains a network here on half of the images.
-        shard: a finished one, made of these images by ``plan`` with ``key``, to attack in place of drawn tensors; then
-            ``cuts`` are its own alone.
+        on_step: called with (steps done, steps in all) of the attacker's training.
 
     Raises:
         InputError: a cut leaves nothing to upload, or there are too few images.
@@ -57,31 +48,26 @@ def disclose(
         CheckFailed: the shard is of the paper's protocol, which discloses every image.
         EngineUnavailable: the [evidence] extra is not installed.
     """
-    settings, started = settings or DisclosureSettings(), time.monotonic()
-    plans = [plan.with_cut_ratio(c) for c in sorted({*([] if shard else cuts), plan.cut_ratio})]
+    started, shard = time.monotonic(), settings.shard
+    plans = [plan.with_cut_ratio(c) for c in sorted({*(() if shard else settings.cut_ratios), plan.cut_ratio})]
     for one in plans:
         require_noisy_level(one)
     images = load(plan.image_shape)
     halves = make_halves(images, settings.attacked, settings.seed)
-    released = None if shard is None else _of_shard(shard, plan, images, key)[halves.candidates]
-    who = _attacker(attacker, images.images[halves.references], plans, settings, on_step)
+    who = _attacker(images.images[halves.references], plans, settings, on_step)
     own, bounded = _own_size(load, images, halves)
     material = Material(
-        images.images[halves.attacked],
-        images.images[halves.candidates],
-        own,
-        fit_prior(images.images[halves.references]),
-        who.guess,
-        who.level,
-        who.why_none,
-        released,
+        attacked=images.images[halves.attacked],
+        candidates=images.images[halves.candidates],
+        own_size=own,
+        prior=fit_prior(images.images[halves.references]),
+        network=who.guess,
+        network_level=who.level,
+        no_network=who.why_none,
+        released=None if shard is None else _of_shard(shard, plan, images, settings.key)[halves.candidates],
     )
-    attacked = [
-        attack_cut(
-            material, one, seed=settings.seed, delta=settings.delta, images_per_patient=settings.images_per_patient
-        )
-        for one in plans
-    ]
+    seed, delta, per_patient = settings.seed, settings.delta, settings.images_per_patient
+    attacked = [attack_cut(material, one, seed=seed, delta=delta, images_per_patient=per_patient) for one in plans]
     report = DisclosureReport(
         data=images.source if images.source.startswith("phantom:") else Path(images.source).name,
         plan=plan,
@@ -91,7 +77,7 @@ def disclose(
         attacked=len(halves.attacked),
         references=len(halves.references),
         attacker=who.text,
-        seed=settings.seed,
+        seed=seed,
         seconds=time.monotonic() - started,
         notes=() if bounded is None else (bounded,),
         cuts=tuple(one.cut for one in attacked),
@@ -100,11 +86,11 @@ def disclose(
 
 
 def _attacker(
-    checkpoint: Path | None, references: Float32Array, plans: Sequence[SplitPlan], settings: DisclosureSettings,
+    references: Float32Array, plans: Sequence[SplitPlan], settings: DisclosureSettings,
     on_step: OnStep,
 ) -> Attacker:  # fmt: skip
-    if checkpoint is not None:
-        return of_checkpoint(checkpoint, plans[0])
+    if settings.attacker is not None:
+        return of_checkpoint(settings.attacker, plans[0])
     if settings.attacker_steps == 0:
         return nobody()
     levels = sorted({level for plan in plans for level in (plan.handover_level, _second_level(plan))})

@@ -155,8 +155,9 @@ def test_nothing_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--cut", 0), "would be the images themselves"),
-        (("--cut", 1), "nothing to upload"),
+        (("--cuts", 0), "would be the images themselves"),
+        (("--cuts", 1), "nothing to upload"),
+        (("--cuts", "a,b"), "cuts 'a,b' are no numbers; valid: for example 0.2,0.6"),
         (("--delta", 2), "delta 2.0 out of range: must be above 0 and below 1"),
         (("--images-per-patient", 0), "images per patient 0 out of range: must be at least 1"),
         (("--attacked", 1), "attacked 1 out of range: must be at least 2"),
@@ -226,7 +227,7 @@ def test_sizes_are_bounded_by_memory_and_this_is_said() -> None:
 
 def test_real_slices_are_named_at_a_cheap_cut(folder: Path, data_dir: Path) -> None:
     done("init", "--size", 32, "--out", folder / "mri.json")
-    arguments = ("--limit", 60, "--cut", 0.2, "--attacker-steps", 0)
+    arguments = ("--limit", 60, "--cuts", 0.2, "--attacker-steps", 0)
     done("disclose", data_dir / "brain_mri_jpeg", "--plan", folder / "mri.json", *arguments, "--out", folder / "mri")
     cut = report(folder, "mri")["cuts"][0]
     assert cut["at_own_size"]["share"] == cut["at_plan_size"]["share"] == 1.0
