@@ -115,7 +115,7 @@ SETTINGS = (
     "At c = 0.8, eight steps", "At c = 0.2 the split", "(`small`, 32x32, 20 steps)", "larger than 64x64",
     "`dpm++2m`", "int8", "float32", "fp16", "x86",
     # without a record, which the page says
-    "Other runs, whose samples were not kept, gave 1.79 and more for diffusers in eager mode",
+    "Other runs, whose samples were not kept, gave at least 1.79 for diffusers in eager mode",
     "one with other work on the same cores 2.28",
     "147 MB on disk, 71 MB peak memory for `infer` with a tiny 16x16 head. No record is kept of these: "
     "`tests/product/test_base_install_is_small.py` measures both and holds them to 150 MB.",

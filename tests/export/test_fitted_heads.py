@@ -303,7 +303,7 @@ def test_options_without_a_fit_are_refused(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "d.head")
     assert "without --fit; give --fit" in refusal("export", source(), "--teacher-steps", 9, *out)
     assert "leave out --fit" in refusal("export", tmp_path, "--engine", "tensorrt", "--fit", "phantom:0")
-    with pytest.raises(InputError, match="teacher steps 9"):
+    with pytest.raises(InputError, match="--teacher-steps 9 means nothing without --fit"):
         export_head(source(), tmp_path / "d.head", fit=Fit(teacher_steps=9))
     assert list(tmp_path.iterdir()) == []
 

@@ -136,4 +136,4 @@ def test_whatever_is_called_noise_level_is_that_of_the_plan() -> None:
             if isinstance(node, ast.Dict):
                 pairs = zip(node.keys, node.values, strict=True)
                 given += [ast.unparse(value) for key, value in pairs if key and text_of(key) == "noise_level"]
-    assert sorted(given) == ["(plan.noise_level, '')", "plan.noise_level", "plan.noise_level"]
+    assert sorted(given) == ["(plan.noise_level, '')", "plan.noise_level", "plan.noise_level", "plan.noise_level"]

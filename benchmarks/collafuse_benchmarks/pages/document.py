@@ -108,7 +108,7 @@ def _parts(blocks: Sequence[Block]) -> list[str]:
     """A section that has plots or pictures alone is left out with them."""
     parts = []
     texts = [block for block in blocks if not isinstance(block, Plot | Picture)]
-    for block, following in zip(texts, [*texts[1:], None], strict=True):
+    for block, following in zip(texts, (*texts, None)[1:], strict=True):
         match block:
             case Heading(text):
                 parts += [] if following is None or isinstance(following, Heading) else [f"## {text}"]

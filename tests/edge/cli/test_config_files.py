@@ -36,7 +36,7 @@ def parsed(command: str, words: list[str]) -> tuple[Any, dict[str, Any]]:
 
 def test_the_commands_that_keep_options() -> None:
     assert set(KEEPING) == {
-        "upload", "train-client", "train-server", "handoff", "distill", "export",
+        "upload", "train-client", "train-server", "handoff", "distill", "export", "disclose", "audit",
         "bench latency", "bench energy", "bench split",
     }  # fmt: skip
 
