@@ -119,7 +119,8 @@ def infer(
     Args:
         handover: N hand-over tensors of the head's plan, or their file.
         out: a new folder for the images as PNG and npz; None writes nothing.
-        engine, options: as ``open_engine``.
+        engine: as ``open_engine``.
+        options: as ``open_engine``.
         steps: a step count that is baked into the head; None is its first.
         labels: (N,) integers, 0 to num_classes - 1, exactly for conditional heads.
         batch_size: images at once, at least 1; changes speed and memory, not the images.
