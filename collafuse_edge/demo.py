@@ -94,7 +94,8 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
     """
     from collafuse_edge.init import init_plan
     from collafuse_edge.settings import PlanSettings
-    from collafuse_runtimes.files.images import write_contact_sheet
+    from collafuse_runtimes.disk.atomic import write_bytes
+    from collafuse_runtimes.files.images import encode_rows
 
     for name in NEEDS:
         if importlib.util.find_spec(name) is None:
@@ -112,10 +113,21 @@ def run_demo(out: Path, say: Say, on_step: OnStep) -> DemoResult:
     finished = [_finish(site, _train_head(site, plan, say, on_step), plan, out / "server", say) for site in sites]
     picture = out / "demo.png"
     cells = [part for _, *parts in finished for part in parts]
-    captions = [f"{kind} {i}" for i in range(len(CLIENTS)) for kind in ("real", "x_tc", "done") for _ in range(PREVIEW)]
-    enlarged = np.concatenate(cells).repeat(2, axis=2).repeat(2, axis=3)
-    write_contact_sheet(picture, enlarged, columns=PREVIEW, captions=captions)
+    write_bytes(picture, encode_rows(list(zip(_captions(), cells, strict=True))))
     return DemoResult(tuple(row for row, *_ in finished), picture, out, time.monotonic() - started)
+
+
+def _captions() -> list[str]:
+    """Three rows a client."""
+    return [
+        caption
+        for i in range(len(CLIENTS))
+        for caption in (
+            f"client {i}: its own images; they stay with it",
+            f"client {i}: handed over by the server (x_tc), which saw no image without noise",
+            f"client {i}: finished from these on the device, by the client's own head",
+        )
+    ]
 
 
 def demo_table(result: DemoResult) -> list[str]:

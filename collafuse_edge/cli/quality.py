@@ -39,7 +39,7 @@ def demo(
     result = run_demo(
         out, lambda command: print(f"$ collafuse-edge {command}", file=sys.stderr), stage_printer("steps")
     )
-    lines = [*demo_table(result), f"picture   {result.picture} (rows per client: real, x_tc, finished)"]
+    lines = [*demo_table(result), f"picture   {result.picture} (rows per client: its images, handed over, finished)"]
     emit(asdict(result), as_json, *lines, f"took      {result.seconds:.0f} s")
 
 

@@ -13,13 +13,14 @@ from collafuse_benchmarks.disclosure.report import DisclosureReport
 from collafuse_edge.data import ImageSet
 from collafuse_edge.disclosure.attacker import Attacker, OnStep, nobody, of_checkpoint, trained_here
 from collafuse_edge.disclosure.halves import Halves, Shape, make_halves, own_shape
-from collafuse_edge.disclosure.picture import draw, rows_of
+from collafuse_edge.disclosure.picture import rows_of
 from collafuse_edge.disclosure.settings import DisclosureSettings
 from collafuse_edge.disclosure.shards import released_rows
 from collafuse_edge.upload.make import require_noisy_level
 from collafuse_edge.upload.shard import read_shard
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.diffusion.plan import SplitPlan, require_same_plan
+from collafuse_runtimes.files.images import encode_rows
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def disclose(
         notes=() if bounded is None else (bounded,),
         cuts=tuple(one.cut for one in attacked),
     )
-    return Disclosed(report, draw(rows_of(material.attacked, attacked)))
+    return Disclosed(report, encode_rows(rows_of(material.attacked, attacked)))
 
 
 def _attacker(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _GAP, _CAPTION_HEIGHT, _BACKGROUND = 2, 14, 255
+_LEAST_SIDE = 64
 
 
 def to_uint8(images: Float32Array) -> npt.NDArray[np.uint8]:
@@ -80,6 +81,27 @@ def write_contact_sheet(
         if captions:
             draw.text((x + 1, y + height + 1), captions[i], fill=(0, 0, 0))
     write_bytes(path, _encode(sheet), mode=mode)
+
+
+def encode_rows(rows: Sequence[tuple[str, Float32Array]]) -> bytes:
+    """(caption, (N, C, H, W) images in [-1, 1]), row by row under its caption, as the bytes of a PNG file.
+
+    Small images are shown larger, each pixel as a square.
+    """
+    from PIL import ImageDraw
+
+    _, _, height, width = rows[0][1].shape
+    scale = math.ceil(_LEAST_SIDE / min(height, width))
+    cell, line = width * scale + _GAP, height * scale + _CAPTION_HEIGHT + _GAP
+    widest = max(max(len(images) * cell, 6 * len(caption) + 6) for caption, images in rows)
+    sheet = _blank(widest, len(rows) * line)
+    draw = ImageDraw.Draw(sheet)
+    for row, (caption, images) in enumerate(rows):
+        draw.text((1, row * line + 1), caption, fill=(0, 0, 0))
+        for column, pixels in enumerate(to_uint8(images)):
+            large = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+            sheet.paste(_to_pil(large), (column * cell, row * line + _CAPTION_HEIGHT))
+    return _encode(sheet)
 
 
 def _to_pil(pixels: npt.NDArray[np.uint8]) -> "Image.Image":

@@ -1,5 +1,6 @@
 """infer: hand-over file in, one folder of images out, the same images whatever the batch."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from collafuse_runtimes.engines import EngineOptions, open_engine
 from collafuse_runtimes.engines.fake_engine import FakeEngine
 from collafuse_runtimes.errors import ArtefactError, CheckFailed, InputError, PlanMismatch
 from collafuse_runtimes.files.bundle import HeadBundle
-from collafuse_runtimes.files.images import to_uint8, write_contact_sheet, write_png
+from collafuse_runtimes.files.images import encode_rows, to_uint8, write_contact_sheet, write_png
 from collafuse_runtimes.infer import InferSettings, run_inference
 
 LABELS = np.array([2, 0, 1, 1, 2])
@@ -124,6 +125,16 @@ def test_bytes_of_an_image() -> None:
     assert to_uint8(ramp).ravel().tolist() == [0, 0, 127, 128, 128, 255, 255]
     every = np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16) / 127.5 - 1
     assert to_uint8(every).ravel().tolist() == list(range(256))
+
+
+def test_rows_stand_under_their_captions_enlarged() -> None:
+    dark, light = (np.full((3, 1, 16, 16), value, np.float32) for value in (-1, 1))
+    picture = np.asarray(Image.open(io.BytesIO(encode_rows([("dark", dark), ("light", light[:1])]))))
+    side, line = 64, 64 + 14 + 2
+    assert picture.shape == (2 * line, 3 * (side + 2), 3)
+    assert picture[14 : 14 + side, :side].max() == 0
+    assert picture[:14, :40].min() < 128  # the caption
+    assert (picture[line + 14 :, side + 2 :] == 255).all()
 
 
 def test_png_and_contact_sheet(tmp_path: Path) -> None:
