@@ -11,30 +11,30 @@ from collafuse_runtimes.diffusion.noise import Float32Array
 
 if TYPE_CHECKING:
     from collafuse_edge.data import ImageSet
-    from collafuse_edge.evaluation.evaluate import KidScore
+    from collafuse_edge.evaluation.evaluate import ImageScore
 
 __all__ = ["evaluate", "image_features", "kid_on_reference_scale", "pyramid_score"]
 
 
-def evaluate(generated: StrPath, real: "Float32Array | ImageSet", extractor: StrPath) -> "KidScore":
-    """The kernel inception distance of generated images to real ones, with all that names the score.
+def evaluate(generated: StrPath, real: "Float32Array | ImageSet", extractor: StrPath | None = None) -> "ImageScore":
+    """How far generated images are from real ones, with all that names the score.
 
     Args:
         generated: a folder written by ``infer``, its images.npz, or a hand-over file.
         real: (N, C, H, W) float32 in [-1, 1], N at least 2, or what ``load_images`` gave.
-        extractor: an ONNX file: (N, 3, H, W) RGB in 0..255 to (N, D) features.
+        extractor: an ONNX file: (N, 3, H, W) RGB in 0..255 to (N, D) features, for KID, precision and recall; None
+            leaves them out.
 
     Raises:
         InputError, ArtefactError: too few images, or the extractor or the images cannot be read.
     """
     from collafuse_edge.data import ImageSet
-    from collafuse_edge.evaluation.evaluate import kid, read_generated
+    from collafuse_edge.evaluation.evaluate import read_generated, real_images, score
 
     data = real if isinstance(real, ImageSet) else ImageSet(real, None, None, "an array")
-    return kid(
-        data.images, read_generated(Path(generated)), Path(extractor), real_name=data.source,
-        generated_name=os.fspath(generated),
-    )  # fmt: skip
+    where = None if extractor is None else Path(extractor)
+    real_set = real_images(data.source, data.images, where)
+    return score(real_set, read_generated(Path(generated)), os.fspath(generated), where)
 
 
 def image_features(images: Float32Array, extractor: StrPath) -> Features:

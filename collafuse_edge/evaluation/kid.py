@@ -8,6 +8,7 @@ as a U-statistic over all pairs (Binkowski et al. 2018, eq. 4; Gretton et al. 20
 It is unbiased for given features, so equal distributions give values around 0, below it about as often as above.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,36 @@ def kid_on_reference_scale(real: Features, generated: Features) -> Mmd:
     Raises:
         InputError: other shapes, or no feature of ``real`` varies.
     """
+    return _estimate(*_on_scale(real, generated), is_standardised=True)
+
+
+def kid_of_features(real: Features, generated: Features) -> Mmd:
+    """KID of the features as they are, the figure of the literature, whose scale is the extractor's own."""
+    return _estimate(real, generated, is_standardised=False)
+
+
+def kid_difference(real: Features, first: Features, second: Features, *, paired: bool) -> Mmd:
+    """``kid_on_reference_scale`` of the second set less that of the first, and its error.
+
+    The real images are the same on both sides, so what they add to both cancels; and so it does for generated images
+    where they are paired, made from the same noise one by one.
+
+    Args:
+        real, first, second: (N, D), (M, D) and (K, D); M = K where ``paired``.
+
+    Raises:
+        InputError: other shapes, or no feature of ``real`` varies.
+    """
+    a, b = (_terms(*_on_scale(real, generated), is_standardised=True) for generated in (first, second))
+    value = b.value - a.value
+    if min(len(real), len(first), len(second)) < LEAST_FOR_ERROR:
+        return Mmd(value, None)
+    of_generated = [(b.of_y - a.of_y)] if paired else [a.of_y, b.of_y]
+    variance = sum(float(part.var(ddof=1)) / len(part) for part in (b.of_x - a.of_x, *of_generated))
+    return Mmd(value, math.sqrt(variance))
+
+
+def _on_scale(real: Features, generated: Features) -> tuple[Features, Features]:
     if real.ndim != 2 or real.shape[1:] != generated.shape[1:] or min(len(real), len(generated)) < 2:
         raise InputError(
             f"features of shapes {real.shape} and {generated.shape}; valid: (N, D) and (M, D), N, M at least 2"
@@ -64,16 +95,28 @@ def kid_on_reference_scale(real: Features, generated: Features) -> Mmd:
     spread = float(np.sqrt(real.var(axis=0, ddof=1).mean()))
     if not spread > 1e-12 * float(np.abs(real).max()):
         raise InputError("no feature varies over the real images")
-    return _estimate((real - centre) / spread, (generated - centre) / spread, is_standardised=True)
-
-
-def kid_of_features(real: Features, generated: Features) -> Mmd:
-    """KID of the features as they are, the figure of the literature, whose scale is the extractor's own."""
-    return _estimate(real, generated, is_standardised=False)
+    return (real - centre) / spread, (generated - centre) / spread
 
 
 def _estimate(x: Features, y: Features, *, is_standardised: bool) -> Mmd:
-    """Value, and the error of its linear part.
+    terms = _terms(x, y, is_standardised=is_standardised)
+    if min(len(x), len(y)) < LEAST_FOR_ERROR:
+        return Mmd(terms.value, None)
+    variance = sum(float(part.var(ddof=1)) / len(part) for part in (terms.of_x, terms.of_y))
+    return Mmd(terms.value, math.sqrt(variance))
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The estimate, and what each image adds to its error, (N,) and (M,)."""
+
+    value: float
+    of_x: Features
+    of_y: Features
+
+
+def _terms(x: Features, y: Features, *, is_standardised: bool) -> _Terms:
+    """Value and linear part.
 
     The linear part (Hajek projection; Serfling 1980, section 5.3) adds up one term per image: 2 h(x_i) / N and
     2 g(y_j) / M with h(x) = E k(x, X') - E k(x, Y) and g(y) = E k(y, Y') - E k(y, X); means over the images at hand
@@ -83,13 +126,10 @@ def _estimate(x: Features, y: Features, *, is_standardised: bool) -> Mmd:
     n, m = len(x), len(y)
     h = xx.cubes / (n - 1) - xy.cubes / m
     g = yy.cubes / (m - 1) - xy.cubes_of_b / n
-    value = float(h.mean() + g.mean())
-    if min(n, m) < LEAST_FOR_ERROR:
-        return Mmd(value, None)
     of_x = 2 * h
     if is_standardised:
         of_x = of_x + _through_mean_and_spread(x, y, xx, yy, xy)
-    return Mmd(value, float(np.sqrt(of_x.var(ddof=1) / n + (2 * g).var(ddof=1) / m)))
+    return _Terms(float(h.mean() + g.mean()), of_x, 2 * g)
 
 
 @dataclass(frozen=True)

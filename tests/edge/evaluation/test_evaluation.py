@@ -17,8 +17,8 @@ from small_product import HANDOVERS, product, write_extractor
 
 from collafuse_edge.data import load_images
 from collafuse_edge.data.image_set import Selection
-from collafuse_edge.evaluation.evaluate import ESTIMATOR, Generated, KidScore, describe_score, read_generated
-from collafuse_edge.evaluation.evaluate import kid as kid_of
+from collafuse_edge.evaluation.describe import describe_score
+from collafuse_edge.evaluation.evaluate import ESTIMATOR, Generated, ImageScore, read_generated, real_images, score
 from collafuse_edge.evaluation.extractor import _resized
 from collafuse_runtimes.diffusion.noise import Float32Array
 from collafuse_runtimes.errors import ArtefactError, InputError
@@ -38,8 +38,8 @@ def waves(count: int, channels: int = 1, frequency: float = 1.0, level: float = 
     return (level + (1 - abs(level)) * images).astype(np.float32)
 
 
-def kid(real: Float32Array, generated: Float32Array, extractor: Path) -> KidScore:
-    return kid_of(real, Generated(generated, None), extractor, real_name="here", generated_name="there")
+def kid(real: Float32Array, generated: Float32Array, extractor: Path | None) -> ImageScore:
+    return score(real_images("here", real, extractor), Generated(generated, None), "there", extractor)
 
 
 def features_of(extractor: Path, images: Float32Array) -> Float64Array:
@@ -73,13 +73,13 @@ def test_the_estimator_is_that_of_the_paper(channels: int, side: int, tmp_path: 
     """Images of 8 x 8 at their own size, made smaller and larger."""
     extractor = write_extractor(tmp_path / "e.onnx", side=side)
     real, generated = waves(20, channels), waves(20, channels, frequency=2.0, level=0.4, seed=1)
-    score = kid(real, generated, extractor)
+    found = kid(real, generated, extractor)
     f_real, f_generated = features_of(extractor, real), features_of(extractor, generated)
     expected = unbiased_mmd(f_real, f_generated)
     assert expected > 0.05
-    assert score.kid_raw == pytest.approx(expected, abs=1e-5)
+    assert found.kid_raw == pytest.approx(expected, abs=1e-5)
     on_scale = [(f - f_real.mean(0)) / f_real.var(0, ddof=1).mean() ** 0.5 for f in (f_real, f_generated)]
-    assert score.kid_mean == pytest.approx(unbiased_mmd(*on_scale), rel=1e-4)
+    assert found.kid_mean == pytest.approx(unbiased_mmd(*on_scale), rel=1e-4)
 
 
 def test_equal_distributions_score_near_zero_and_others_do_not(tmp_path: Path) -> None:
@@ -100,16 +100,16 @@ def test_a_set_against_itself_is_below_zero_because_the_estimator_is_unbiased(tm
 
 def test_the_result_names_all_it_depends_on(tmp_path: Path) -> None:
     extractor = write_extractor(tmp_path / "average.onnx")
-    score = kid(waves(230), waves(210, seed=1), extractor)
-    assert (score.real, score.real_count, score.generated, score.generated_count) == ("here", 230, "there", 210)
-    assert (score.extractor, score.extractor_sha256) == ("average.onnx", sha256_file(extractor))
-    assert (score.estimator, score.kid_std, score.subset_size) == (ESTIMATOR, None, None)
-    assert score.kid_error is not None and score.kid_low is not None and score.kid_high is not None
-    assert score.kid_low < score.kid_mean < score.kid_high
-    assert (score.head, score.steps, score.cut, score.seed) == (None, None, None, None)
-    text = "\n".join(describe_score(score))
+    found = kid(waves(230), waves(210, seed=1), extractor)
+    assert (found.real, found.real_count, found.generated, found.generated_count) == ("here", 230, "there", 210)
+    assert (found.extractor, found.extractor_sha256) == ("average.onnx", sha256_file(extractor))
+    assert (found.estimator, found.kid_std, found.subset_size) == (ESTIMATOR, None, None)
+    assert found.kid_error is not None and found.kid_low is not None and found.kid_high is not None
+    assert found.kid_low < found.kid_mean < found.kid_high
+    assert (found.head, found.steps, found.cut, found.seed) == (None, None, None, None)
+    text = "\n".join(describe_score(found))
     for part in (
-        f"{score.kid_mean:.4g} (standard error {score.kid_error:.2g}, 95 % interval {score.kid_low:.3g} to ",
+        f"{found.kid_mean:.4g} (standard error {found.kid_error:.2g}, 95 % interval {found.kid_low:.3g} to ",
         "230 images: here",
         "210 images: there",
         "unknown: made by a release of `infer` that wrote no images.json",
@@ -121,12 +121,12 @@ def test_the_result_names_all_it_depends_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "is_given"), [(19, False), (20, True)])
 def test_few_images_give_a_score_and_no_error(count: int, is_given: bool, tmp_path: Path) -> None:
-    score = kid(waves(40), waves(count, seed=1), write_extractor(tmp_path / "e.onnx"))
-    given = (score.kid_error, score.kid_low, score.kid_high, score.kid_raw_error)
+    found = kid(waves(40), waves(count, seed=1), write_extractor(tmp_path / "e.onnx"))
+    given = (found.kid_error, found.kid_low, found.kid_high, found.kid_raw_error)
     assert [value is not None for value in given] == [is_given] * 4
-    assert (score.kid_error_reason is None) is is_given
+    assert (found.kid_error_reason is None) is is_given
     if not is_given:
-        assert "fewer than 20 images on a side" in describe_score(score)[0]
+        assert "fewer than 20 images on a side" in describe_score(found)[0]
 
 
 def evaluate(generated: Path) -> dict[str, object]:
@@ -255,7 +255,7 @@ def test_files_that_are_no_extractor(tmp_path: Path) -> None:
 
 
 def test_one_image_is_no_distribution(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="KID needs at least 2 images a side; real 4, generated 1"):
+    with pytest.raises(InputError, match="there has 1 image; valid: at least 2"):
         kid(waves(4), waves(1), write_extractor(tmp_path / "e.onnx"))
 
 
