@@ -20,7 +20,8 @@ import brain_mri_split
 import precision
 import solvers
 
-from collafuse_edge.evaluation.evaluate import Generated, kid
+from collafuse_edge.evaluation.evaluate import Generated, real_images
+from collafuse_edge.evaluation.evaluate import score as image_score
 
 CLASSES = ("glioma_tumor", "pituitary_tumor")
 
@@ -61,7 +62,7 @@ def score(tmp_path: Path, generated: int) -> dict[str, Any]:
     """Of noise images, by an extractor of a few features."""
     extractor = write_extractor(tmp_path / "e.onnx")
     real, made = np.random.default_rng(0).uniform(-1, 1, (2, 30, 1, 8, 8)).astype(np.float32)
-    return kid(real, Generated(made[:generated], None), extractor, real_name="r", generated_name="g").to_dict()
+    return image_score(real_images("r", real, extractor), Generated(made[:generated], None), "g", extractor).to_dict()
 
 
 def test_tables_are_made_of_scores_of_the_new_kind(tmp_path: Path) -> None:

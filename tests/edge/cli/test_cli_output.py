@@ -118,6 +118,18 @@ def test_json_of_infer(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert len(list((site / "new-images").glob("0*.png"))) == HANDOVERS
 
 
+def test_json_of_disclose(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = json_of(site, capfd, "disclose phantom:0:40 --plan @plan.json --attacker-steps 0 --out @disclosed")
+    assert (found["kind"], found["images"], found["complete"]) == ("disclosure", 40, True)
+    assert [cut["cut_ratio"] for cut in found["cuts"]] == [0.2, 0.4, 0.5, 0.6, 0.8]
+
+
+def test_json_of_audit(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = json_of(site, capfd, "audit @head --data phantom:0:150 --others phantom:0:150:7")
+    assert (found["network"], found["role"], found["members"]) == ("head", "client", "phantom:0:150")
+    assert found["membership"]["members"] >= 20
+
+
 def test_json_of_evaluate(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json_of(site, capfd, "evaluate @images --data @data.npz --extractor @extractor.onnx")
     assert -1 < found["kid_mean"] < 1000
