@@ -9,7 +9,15 @@ import typer
 from collafuse_edge.cli.parts.config import keeps_options
 from collafuse_edge.cli.parts.data_options import DataChoice, chooses_images
 from collafuse_edge.cli.parts.fields import takes
-from collafuse_edge.cli.parts.output import JsonOption, OutFolder, OverwriteOption, PlanOption, emit, progress
+from collafuse_edge.cli.parts.output import (
+    JsonOption,
+    OutFolder,
+    OverwriteOption,
+    PlanOption,
+    emit,
+    progress,
+    refuse_options,
+)
 from collafuse_edge.cli.parts.training_options import Threads
 from collafuse_edge.disclosure.settings import DisclosureSettings
 from collafuse_runtimes.errors import InputError
@@ -22,6 +30,7 @@ Images = Annotated[DataChoice, typer.Argument(help="The site's images, of any ki
 @takes("settings", DisclosureSettings)
 def disclose(
     *,
+    context: typer.Context,
     data: Images,
     plan: PlanOption,
     out: OutFolder,
@@ -40,6 +49,12 @@ def disclose(
     from collafuse_edge.torch_threads import torch_threads
     from collafuse_runtimes.files.plan_file import read_plan
 
+    if settings.shard is None:
+        refuse_options(context, ("key",), "without --shard no tensor is anybody's")
+    else:
+        refuse_options(context, ("cuts",), "a shard has its own cut")
+    if settings.attacker is not None:
+        refuse_options(context, ("attacker_steps",), "--attacker is trained already")
     require_place(out, overwrite=overwrite)
     split_plan = read_plan(plan)
     with torch_threads(threads), progress("attacker", settings.attacker_steps) as show:

@@ -55,6 +55,7 @@ def disclose(
         require_noisy_level(one)
     images = load(plan.image_shape)
     halves = make_halves(images, settings.attacked, settings.seed)
+    released = None if shard is None else _of_shard(shard, plan, images, settings.key)[halves.candidates]
     who = _attacker(images.images[halves.references], plans, settings, on_step)
     own, bounded = _own_size(load, images, halves)
     material = Material(
@@ -65,7 +66,7 @@ def disclose(
         network=who.guess,
         network_level=who.level,
         no_network=who.why_none,
-        released=None if shard is None else _of_shard(shard, plan, images, settings.key)[halves.candidates],
+        released=released,
     )
     seed, delta, per_patient = settings.seed, settings.delta, settings.images_per_patient
     attacked = [attack_cut(material, one, seed=seed, delta=delta, images_per_patient=per_patient) for one in plans]

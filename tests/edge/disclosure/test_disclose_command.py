@@ -157,6 +157,9 @@ def test_nothing_is_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("--cuts", 0), "would be the images themselves"),
         (("--cuts", 1), "nothing to upload"),
+        (("--key", "k"), "without --shard no tensor is anybody's; leave out --key"),
+        (("--shard", "s", "--cuts", "0.2"), "a shard has its own cut; leave out --cuts"),
+        (("--attacker", "h", "--attacker-steps", 9), "--attacker is trained already; leave out --attacker-steps"),
         (("--cuts", "a,b"), "cuts 'a,b' are no numbers; valid: for example 0.2,0.6"),
         (("--delta", 2), "delta 2.0 out of range: must be above 0 and below 1"),
         (("--images-per-patient", 0), "images per patient 0 out of range: must be at least 1"),
