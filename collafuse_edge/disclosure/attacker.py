@@ -54,7 +54,7 @@ def of_checkpoint(path: Path, plan: SplitPlan) -> Attacker:
     require_same_plan(plan, "the plan", checkpoint.plan, str(path), except_cut=True)
     if checkpoint.network.num_classes is not None:
         raise InputError(f"{path} is class-conditional and needs labels; give a head without classes")
-    text = f"the head {path.name} ({checkpoint.network.preset}), filters from half of the images"
+    text = f"the checkpoint {path.name} ({checkpoint.network.preset}), filters from half of the images"
     return Attacker(_guesses(checkpoint), checkpoint.plan.cut - 1, None, text)
 
 

@@ -92,7 +92,7 @@ def describe_audit(report: AuditReport) -> list[str]:
         f"the members at 1 % false alarms ({found.tpr_low:.1%} to {found.tpr_high:.1%})",
     ]
     if made is not None:
-        copied = "copies are made" if made.low > 0.5 else "no copies are seen"
+        copied = "nearer to what it was trained on than chance has it" if made.low > 0.5 else "no copies are seen"
         lines.append(
             f"{copied}: {made.nearer_to_trained:.1%} of {made.generated} images are nearer to one trained on than to a "
             f"held-out one ({made.low:.1%} to {made.high:.1%}, chance 50 %), median ratio of distances {made.ratio:.3f}"

@@ -8,7 +8,7 @@ from collafuse_runtimes.diffusion.samplers import Sampler
 def describe_score(score: ImageScore) -> list[str]:
     """Lines of one set; the first is the score."""
     lines = [
-        *([_kid_line(score)] if score.kid_mean is not None else []),
+        *_kid_lines(score),
         _pyramid_line(score),
         *_kid_details(score),
         f"real      {score.real_count} images: {score.real}",
@@ -24,13 +24,15 @@ def describe_score(score: ImageScore) -> list[str]:
     ]
 
 
-def _kid_line(score: ImageScore) -> str:
+def _kid_lines(score: ImageScore) -> list[str]:
+    if score.kid_mean is None:
+        return []
     error = (
         score.kid_error_reason
         if score.kid_error is None
         else f"standard error {score.kid_error:.2g}, 95 % interval {score.kid_low:.3g} to {score.kid_high:.3g}"
     )
-    return f"KID       {score.kid_mean:.4g} ({error})"
+    return [f"KID       {score.kid_mean:.4g} ({error})"]
 
 
 def _pyramid_line(score: ImageScore) -> str:
@@ -75,7 +77,7 @@ def describe_comparison(comparison: Comparison) -> list[str]:
         *map(_difference_line, comparison.differences),
         *(
             f"{one.generated} against {one.real}: "
-            + "; ".join([*([_kid_line(one)] if one.kid_mean is not None else []), _pyramid_line(one)])
+            + "; ".join(" ".join(line.split()) for line in (*_kid_lines(one), _pyramid_line(one)))
             for one in comparison.scores
         ),
     ]

@@ -74,6 +74,25 @@ def test_independent_images_are_no_copies() -> None:
     assert found.ratio == pytest.approx(1, abs=0.02)
 
 
+def test_one_image_that_is_the_nearest_of_all_is_no_evidence() -> None:
+    """Generated noise of one kind has one nearest image: it lies in one half or in the other, by chance."""
+    hub = (0.1 * images(7, 1)).astype(np.float32)
+    generated = (hub + 0.01 * images(8, 60)).astype(np.float32)
+    found = copies(generated, np.concatenate([images(1, 59), hub]), images(2, 60))
+    assert found.nearer_to_trained == 1.0
+    assert found.low < 0.5
+
+
+def test_the_interval_of_the_share_holds_a_half_in_95_of_100_draws() -> None:
+    """Also where few images are the nearest of many."""
+    inside = 0
+    for s in range(200):
+        made = (0.3 * images(3 * s, 60)).astype(np.float32)
+        found = copies(made, images(3 * s + 1, 40), images(3 * s + 2, 40), seed=s)
+        inside += found.low <= 0.5 <= found.high
+    assert inside >= 180  # P(fewer | 95 %) is 1 in 1000
+
+
 def test_copies_are_seen() -> None:
     trained = images(1, 100)
     generated = trained[:50] + 0.02 * images(5, 50)
@@ -86,7 +105,9 @@ def test_copies_are_seen() -> None:
 def test_the_nearest_is_the_nearest() -> None:
     some, others = images(1, 5), images(2, 300)
     wanted = [min(math.sqrt(((a - b) ** 2).mean()) for b in others) for a in some]
-    assert nearest(some, others) == pytest.approx(np.array(wanted), rel=1e-6)
+    found, whose = nearest(some, others)
+    assert found == pytest.approx(np.array(wanted), rel=1e-6)
+    assert [((some[k] - others[row]) ** 2).mean() ** 0.5 for k, row in enumerate(whose)] == pytest.approx(wanted)
 
 
 def test_too_few_images_are_refused() -> None:

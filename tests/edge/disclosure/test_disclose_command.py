@@ -132,7 +132,7 @@ def test_a_head_attacks_up_to_the_level_it_was_trained_for(folder: Path) -> None
     found = report(folder, "by-head")
     assert [cut["network"] is None for cut in found["cuts"]] == [False, False, True, True, True]
     assert "trained up to level 29" in found["cuts"][2]["network_reason"]
-    assert "head (tiny)" in found["attacker"]
+    assert "checkpoint head (tiny)" in found["attacker"]
 
 
 def test_a_patients_images_count_together(folder: Path) -> None:
