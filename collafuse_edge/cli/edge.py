@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from collafuse_edge.cli.parts.choices import Engine
+from collafuse_edge.cli.parts.config import keeps_options
 from collafuse_edge.cli.parts.fields import takes
 from collafuse_edge.cli.parts.output import JsonOption, OutFolder, OverwriteOption, emit, progress
 from collafuse_runtimes.engine_options import EngineOptions
@@ -36,6 +37,7 @@ class Finishing:
     batch_size: Annotated[int, typer.Option(help="Images per step; changes speed and memory, not the images.")] = 8
 
 
+@keeps_options
 @takes("run", EngineChoice)
 def verify(*, bundle: BundleArgument, run: EngineChoice, as_json: JsonOption = False) -> None:
     """Check every file of a head bundle and compare this machine's results with its golden trajectories."""
@@ -47,6 +49,7 @@ def verify(*, bundle: BundleArgument, run: EngineChoice, as_json: JsonOption = F
     report.require_passed(str(bundle))
 
 
+@keeps_options
 @takes("how", Finishing)
 def infer(
     *,

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from collafuse_edge.cli.parts.config import keeps_options
 from collafuse_edge.cli.parts.data_options import DataChoice, chooses_images, note_lines
 from collafuse_edge.cli.parts.output import JsonOption, emit, stage_printer
 from collafuse_runtimes.errors import InputError
 
 
+@keeps_options
 @chooses_images
 def evaluate(
     *,

@@ -27,6 +27,7 @@ from collafuse_edge.settings import PlanSettings, UploadSettings
 from collafuse_edge.training.settings import TrainSettings
 
 
+@keeps_options
 @takes("settings", PlanSettings)
 def init(
     *,

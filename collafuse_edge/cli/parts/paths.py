@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from collafuse_runtimes.errors import InputError
 
-PATHS_IN_TEXT = {"data": "", "image_kid": "=", "handover_kid": "="}
+PATHS_IN_TEXT = {"data": "", "others": "", "image_kid": "=", "handover_kid": "="}
 """Parameters that are texts with a path in them: what separates it from what stands before."""
 NO_INPUTS = ("out", "cache", "save_config")
 
