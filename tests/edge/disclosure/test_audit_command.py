@@ -39,6 +39,17 @@ def test_a_network_that_learned_nothing_tells_nothing(folder: Path, name: str, l
     assert (found["copies"], found["copies_reason"]) == (None, "no generated images were given: --generated")
 
 
+@pytest.mark.slow
+def test_a_head_that_knows_its_images_by_heart_gives_them_away(tmp_path: Path) -> None:
+    """1500 steps on 48 images, about a minute."""
+    done("init", "--size", 16, "--cut-ratio", 0.9, "--out", tmp_path / "plan.json")
+    training = ("--preset", "small", "--steps", 1500, "--batch-size", 24, "--ema-decay", 0.99)
+    done("train-client", "--data", "phantom:0:48", "--plan", tmp_path / "plan.json", *training, "--out", tmp_path / "h")
+    found = json.loads(done("audit", tmp_path / "h", "--data", "phantom:0:48", "--others", "phantom:0:48:9", "--json"))
+    assert found["membership"]["low"] > 0.95
+    assert found["membership"]["tpr_low"] > 0.8
+
+
 def test_the_first_line_is_the_answer(folder: Path) -> None:
     first = done("audit", folder / "head", "--data", MEMBERS, "--others", OTHERS).splitlines()[0]
     assert first.startswith("members cannot be told from others: AUC 0.")
