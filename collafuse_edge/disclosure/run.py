@@ -5,10 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from collafuse_benchmarks.disclosure.attacks import fit_prior
-from collafuse_benchmarks.disclosure.measure import Material, attack_cut
+from collafuse_benchmarks.disclosure.measure import Material, attack_cut, second_look_level
 from collafuse_benchmarks.disclosure.report import DisclosureReport
 from collafuse_edge.data import ImageSet
 from collafuse_edge.disclosure.attacker import Attacker, OnStep, nobody, of_checkpoint, trained_here
@@ -95,14 +93,8 @@ def _attacker(
         return of_checkpoint(settings.attacker, plans[0])
     if settings.attacker_steps == 0:
         return nobody()
-    levels = sorted({level for plan in plans for level in (plan.handover_level, _second_level(plan))})
+    levels = sorted({level for plan in plans for level in (plan.handover_level, second_look_level(plan))})
     return trained_here(plans[0], references, levels, settings.attacker_steps, settings.seed, on_step)
-
-
-def _second_level(plan: SplitPlan) -> int:
-    """Of the mean of two looks, or the next noisier one."""
-    times = (1 - plan.alpha_bar) / plan.alpha_bar
-    return int(np.searchsorted(times, plan.noise_level**2 / 2))
 
 
 def _own_size(

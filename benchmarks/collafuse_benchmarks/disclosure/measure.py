@@ -204,13 +204,17 @@ def _second_look(material: Material, plan: SplitPlan, y: Float32Array, noise: _N
     x_0, s = material.attacked, plan.noise_level**2
     both: Float32Array = ((y + noise.released(x_0, s)) / 2).astype(np.float32)
     guesses = [_wiener(material.prior, x_0, both, s / 2)[1]]
-    times = (1 - plan.alpha_bar) / plan.alpha_bar
-    level = int(np.searchsorted(times, s / 2))
+    level = second_look_level(plan)
     if material.network is not None and level <= material.network_level:
-        noisier = noise.released(both, max(float(times[level]) - s / 2, 0.0))
+        noisier = noise.released(both, max((1 - plan.alpha_bar_at(level)) / plan.alpha_bar_at(level) - s / 2, 0.0))
         guesses.append(_in_batches(material.network, plan, noisier, level))
     best = max(float(psnr(guess, x_0).mean()) for guess in guesses)
     return SecondLook(best, best - first.psnr, _identified_when_noised(material.candidates, s / 2, noise))
+
+
+def second_look_level(plan: SplitPlan) -> int:
+    """The first level at least as noisy as the mean of two looks at ``plan``'s hand-over level."""
+    return int(np.searchsorted((1 - plan.alpha_bar) / plan.alpha_bar, plan.noise_level**2 / 2))
 
 
 def _guarantees(plan: SplitPlan, delta: float, images_per_patient: int | None) -> tuple[Guarantee, ...]:
